@@ -16,7 +16,6 @@ Katz 1987 (back-off), Chen and Goodman 1999, section 2.8 (both as one recursion)
 
 import hashlib
 import json
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -30,6 +29,7 @@ from jaxtyping import Float64, Int
 from torch import Tensor
 
 from .counts import ARRAYS, Array, Counts, Table, checked
+from .files import write
 
 
 @dataclass(eq=False)
@@ -137,15 +137,5 @@ class NGram(ABC):
             "parameters": {f.name: getattr(self, f.name) for f in fields(self) if f.name != "counts"},
             "sha256": hashlib.sha256(content).hexdigest(),
         }
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        _write(Path(folder, "model.safetensors"), content)
-        _write(Path(folder, "config.json"), json.dumps(config, indent=2).encode())
-
-
-def _write(path: Path, content: bytes) -> None:
-    part = path.with_name(path.name + ".part")
-    try:
-        part.write_bytes(content)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+        write(Path(folder, "model.safetensors"), content)
+        write(Path(folder, "config.json"), json.dumps(config, indent=2).encode())

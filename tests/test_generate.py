@@ -1,5 +1,7 @@
 """Sampling against closed forms, brute force and long-run frequencies."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from hypothesis import given
@@ -8,7 +10,9 @@ from scipy.stats import chisquare
 
 from minilm.generate import generate, next_token_probs
 
-logits = st.lists(st.integers(-40, 40), min_size=1, max_size=12, unique=True).map(lambda x: torch.tensor(x).double() / 8)
+logits = st.lists(st.integers(-40, 40), min_size=1, max_size=12, unique=True).map(
+    lambda x: torch.tensor(x).double() / 8
+)
 
 
 class Chain:
@@ -53,7 +57,7 @@ def test_samples_follow_the_distribution():
     table = [[0.1, 0.6, 0.3], [0.5, 0.25, 0.25], [0.2, 0.2, 0.6]]
     ids = [0, *generate(Chain(table), [0], 6_000, seed=1)]
     for state in range(3):
-        counts = torch.bincount(torch.tensor([b for a, b in zip(ids, ids[1:], strict=False) if a == state]), minlength=3)
+        counts = torch.bincount(torch.tensor([b for a, b in pairwise(ids) if a == state]), minlength=3)
         expected = counts.sum() * torch.tensor(table[state], dtype=torch.float64)
         assert chisquare(counts, expected).pvalue > 1e-3
 

