@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from minilm.batching import batches, pad, padded, windows
@@ -12,7 +12,6 @@ ids = st.integers(0, 50)
 rows = st.lists(st.lists(ids, max_size=8), min_size=1, max_size=6)
 
 
-@settings(deadline=None)
 @given(st.lists(ids, min_size=2, max_size=60), st.integers(1, 12))
 def test_every_id_but_the_first_is_a_target_once(stream, context):
     if len(stream) <= context:
@@ -25,7 +24,6 @@ def test_every_id_but_the_first_is_a_target_once(stream, context):
     assert len(stream) - 1 - len(scored) < context  # only what does not fill a row is left out
 
 
-@settings(deadline=None)
 @given(st.lists(ids, min_size=9, max_size=40), st.integers(1, 8), st.integers(1, 8))
 def test_windows_with_a_stride_are_slices(stream, context, stride):
     expected = [stream[i : i + context + 1] for i in range(0, len(stream) - context, stride)]
@@ -38,7 +36,6 @@ def test_windows_refuse_nonsense(context, stride):
         windows(torch.arange(9), context, stride)
 
 
-@settings(deadline=None)
 @given(rows, st.integers(-100, 100))
 def test_pad_keeps_rows_and_fills_the_rest(ragged, pad_id):
     block = pad(ragged, pad_id)
@@ -47,7 +44,6 @@ def test_pad_keeps_rows_and_fills_the_rest(ragged, pad_id):
         assert filled[: len(row)] == row and set(filled[len(row) :]) <= {pad_id}
 
 
-@settings(deadline=None)
 @given(st.lists(st.lists(ids, min_size=2, max_size=8), min_size=1, max_size=5), ids)
 def test_padding_is_never_scored_and_real_tokens_always_are(ragged, pad_id):
     """The loss of a padded batch is the mean over the rows taken one by one, whatever the id of the padding."""
@@ -63,7 +59,6 @@ def test_pad_refuses_nothing():
         pad([], 0)
 
 
-@settings(deadline=None)
 @given(st.integers(1, 30), st.integers(1, 9), st.integers(0, 5))
 def test_a_pass_hands_out_every_row_once(n, batch_size, seed):
     table = torch.arange(n * 3).reshape(n, 3)

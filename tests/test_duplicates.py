@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 from datasketch import MinHash
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from minilm.duplicates import jaccard, minhash, near_duplicates, shingles, words
@@ -27,7 +27,6 @@ def test_words_and_shingles_by_hand():
     assert shingles("a b c d", n=2) == {"a b", "b c", "c d"}
 
 
-@settings(deadline=None)
 @given(sets, sets)
 def test_jaccard_by_counting(a, b):
     both = sum(item in b for item in a)
@@ -35,7 +34,6 @@ def test_jaccard_by_counting(a, b):
     assert jaccard(a, b) == (both / either if either else 0)
 
 
-@settings(deadline=None)
 @given(sets, st.integers(1, 64), st.integers(0, 3))
 def test_minhash_equals_datasketch(items, permutations, seed):
     peer = MinHash(num_perm=permutations, seed=seed, scheme="legacy")
@@ -51,7 +49,6 @@ def test_signatures_estimate_the_similarity(shared, own):
     assert abs(agree - similarity) <= 4 * math.sqrt(similarity * (1 - similarity) / 4096)
 
 
-@settings(deadline=None)
 @given(texts, st.sampled_from([0.2, 0.5, 1.0]), st.integers(1, 3))
 def test_the_index_misses_no_pair(texts, threshold, n):
     own = [shingles(text, n) for text in texts]
@@ -72,7 +69,6 @@ def test_bands_find_a_pair_as_often_as_the_formula_says():
     assert len(near_duplicates(texts, 0.4, n=1, bands=64, permutations=128)) == 100
 
 
-@settings(deadline=None)
 @given(texts)
 def test_bands_never_invent_a_pair(texts):
     assert set(near_duplicates(texts, 0.5, 2, bands=8, permutations=16)) <= set(near_duplicates(texts, 0.5, 2))

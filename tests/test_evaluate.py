@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from minilm import evaluate
@@ -53,7 +53,6 @@ class Unigram:
         return self.log_probs.expand(*ids.shape, 256)
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(0, 3), min_size=2, max_size=40), st.integers(1, 12), st.data())
 def test_windows_show_each_token_what_they_promise(ids, context, data):
     stride = data.draw(st.integers(1, context))

@@ -41,7 +41,7 @@ from minilm.ngram import (
 )
 
 SMOOTHED = [method for method in METHODS.values() if method is not MaximumLikelihood]
-SMALL = settings(max_examples=25, deadline=None)
+SMALL = settings(max_examples=25)
 
 
 @st.composite
@@ -403,7 +403,7 @@ def test_good_turing_spreads_what_simple_good_turing_saves(corpus):
 
 @pytest.mark.parametrize("method", METHODS.values())
 @given(corpora())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_every_row_sums_to_one(method, corpus):
     ids, order, vocab_size = corpus
     model = method(count(ids, order, vocab_size))

@@ -4,7 +4,7 @@ import random
 from collections import Counter
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from minilm.splits import leaks, side, split_text
@@ -12,7 +12,6 @@ from minilm.splits import leaks, side, split_text
 shares = st.sampled_from([(0.8, 0.1, 0.1), (0.9, 0.1), (0.5, 0.5), (0.25, 0.25, 0.25, 0.25), (1.0,)])
 
 
-@settings(deadline=None)
 @given(st.text("ab \n文", max_size=300), shares)
 def test_the_parts_are_the_text(text, fractions):
     parts = split_text(text, fractions)
@@ -21,7 +20,6 @@ def test_the_parts_are_the_text(text, fractions):
         assert abs(len(part) - share * len(text)) <= min(fractions) * len(text) + 2
 
 
-@settings(deadline=None)
 @given(st.lists(st.text("abc", max_size=9), min_size=200, max_size=300), shares)
 def test_cuts_lie_at_the_nearest_line_end(lines, fractions):
     text = "".join(line + "\n" for line in lines)
