@@ -1,0 +1,51 @@
+"""Repairs to the tools: two upstream faults, MathJax from disk, and a front door.
+
+Nothing here knows what the book says; ``book_pages`` does.
+"""
+
+from importlib.metadata import distribution
+from pathlib import Path
+
+from sphinx.application import Sphinx
+from sphinx.config import Config
+from sphinx.util.fileutil import copy_asset
+
+# A plain redirect would do for a browser; a reader's screen reader wants a title and a link.
+FRONT_DOOR = """<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"><title>{title}</title>
+<meta http-equiv="refresh" content="0; url={page}"></head>
+<body><main><h1>{title}</h1><p><a href="{page}">Open the book</a></p></main></body></html>
+"""
+
+
+def repair(app: Sphinx, config: Config) -> None:
+    """sphinx-exercise hides every html handler from the single-page builders; Thebe's script is declared twice."""
+    handlers = app.registry.translation_handlers
+    for builder in {"singlehtml", "epub"} & handlers.keys():
+        handlers[builder] = {**handlers.get("html", {}), **handlers[builder]}
+    for event in ("env-before-read-docs", "doctree-resolved"):
+        listeners = app.events.listeners.get(event, [])
+        app.events.listeners[event] = [one for one in listeners if one.handler.__module__ != "sphinx_thebe"]
+
+
+def finish(app: Sphinx, error: Exception | None) -> None:
+    """Copies the 1.6 MB of MathJax that a page needs (of 24), drops stale pages and writes ``index.html``."""
+    if error or app.builder.name != "html":
+        return
+    package = Path(distribution("sphinx-mathjax-offline").locate_file("sphinx-mathjax-offline/static/mathjax"))
+    target = Path(app.outdir, "_static", "mathjax")
+    copy_asset(package / "tex-mml-chtml.js", target)
+    copy_asset(package / "output/chtml/fonts/woff-v2", target / "output/chtml/fonts/woff-v2")
+    wanted = {f"{name}.html" for name in (*app.env.found_docs, "search")}
+    for page in Path(app.outdir).rglob("*.html"):  # pages of an earlier build that the book has no more
+        name = page.relative_to(app.outdir).as_posix()
+        if name not in wanted and not name.startswith("_static/"):
+            page.unlink()
+    page = app.builder.get_target_uri(app.config.root_doc)
+    Path(app.outdir, "index.html").write_text(FRONT_DOOR.format(title=app.config.html_title, page=page), "utf-8")
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    app.connect("config-inited", repair, priority=999)
+    app.connect("build-finished", finish, priority=1)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

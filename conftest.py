@@ -1,0 +1,64 @@
+"""How the stored outputs of the notebooks are compared with new ones (by nbval, `make test`).
+
+The tolerance: the words are the same, and a printed decimal number may differ by one unit in its last place, since
+another processor sums in another order. Whole numbers are compared exactly. Pictures and progress bars are not
+compared: a number is printed beside each picture.
+"""
+
+import re
+
+import pytest
+
+collect_ignore_glob = ["notebooks/*.py", "book/*"]  # notebooks are collected as .ipynb
+
+NUMBER = re.compile(r"[-+]?\d+\.\d+(?:e[-+]?\d+)?")
+WIDTH = re.compile(r"([ -])\1+")  # "9.99" and "10.00" shift what is beside and between them
+NOT_COMPARED = ("image/svg+xml", "stderr")
+
+
+class Printed(str):
+    """Text that equals another within the tolerance above.
+
+    >>> Printed("loss 1.234 nats") == "loss 1.235 nats", Printed("1.234") == "1.236", Printed("7 words") == "8 words"
+    (True, False, False)
+    """
+
+    def __eq__(self, other: object) -> bool:
+        mine, theirs = NUMBER.findall(self), NUMBER.findall(str(other))
+        words, others = (WIDTH.sub(r"\1", NUMBER.sub("#", text)) for text in (self, str(other)))
+        return words == others and all(map(close, mine, theirs))
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    __hash__ = str.__hash__
+
+
+def close(a: str, b: str) -> bool:
+    """Whether two printed numbers are one unit of the last place apart, or less."""
+    return abs(float(a) - float(b)) <= 1.001 * max(unit(a), unit(b))
+
+
+def unit(number: str) -> float:
+    """The value of a one in the last printed place: ``unit("0.25") == 0.01``."""
+    mantissa, _, exponent = number.partition("e")
+    return 10.0 ** (int(exponent or 0) - len(mantissa.partition(".")[2]))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Gives nbval the tolerance, and Jupyter's habit of keeping a history: without one a closing ``;`` is not heard."""
+    if config.getoption("nbval", default=False):
+        from nbval.kernel import RunningKernel
+        from nbval.plugin import IPyNbCell
+
+        sanitize = IPyNbCell.sanitize
+        RunningKernel.execute_cell_input = lambda kernel, source, allow_stdin=None: kernel.kc.execute(
+            source, allow_stdin=allow_stdin, stop_on_error=False
+        )
+        IPyNbCell.sanitize = lambda cell, text: Printed(sanitize(cell, text)) if isinstance(text, str) else text
+
+
+def pytest_collectstart(collector: pytest.Collector) -> None:
+    """Tells nbval what not to compare."""
+    if hasattr(collector, "skip_compare"):
+        collector.skip_compare += NOT_COMPARED
