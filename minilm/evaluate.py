@@ -73,7 +73,7 @@ def bits_per_byte(nats: Float[Tensor, " N"], n_bytes: int) -> float:
     """Total nats as bits, over the UTF-8 bytes of the scored text: what an ideal compressor would need per byte.
 
     >>> import math, torch
-    >>> bits_per_byte(torch.full((10,), math.log(2)).double(), n_bytes=5)  # ten yes-or-no questions for five bytes
+    >>> bits_per_byte(torch.full((10,), math.log(2), dtype=torch.float64), 5)  # ten yes-or-no questions for five bytes
     2.0
     """
     if n_bytes <= 0:

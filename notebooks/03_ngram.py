@@ -78,7 +78,12 @@ plots.use_style()
 # Our laboratory is a nursery rhyme, small enough to check every number with a pencil.
 
 # %%
-chain = ["house that Jack built .", "malt that lay in the", "rat that ate the", "cat that killed the"]
+chain = [
+    "house that Jack built .",
+    "malt that lay in the",
+    "rat that ate the",
+    "cat that killed the",
+]
 verses = ["This is the " + " ".join(reversed(chain[:n])) for n in range(1, 5)]
 tokens = " ".join(verses).split()
 print(*verses, sep="\n")
@@ -159,8 +164,13 @@ shown = "house malt rat cat dog Jack that".split()
 
 
 def picture(model, context="the"):
-    rows = {type(m).__name__: m.probs([number[context]])[[number[w] for w in shown]] for m in (pair_mle, model)}
-    print(*(f"{name}: {[round(p, 3) for p in row.tolist()]}" for name, row in rows.items()), sep="\n")
+    rows = {
+        type(m).__name__: m.probs([number[context]])[[number[w] for w in shown]]
+        for m in (pair_mle, model)
+    }
+    print(
+        *(f"{name}: {[round(p, 3) for p in row.tolist()]}" for name, row in rows.items()), sep="\n"
+    )
     plots.bars(shown, rows, f"P(w | {context})")
 
 
@@ -195,7 +205,10 @@ def units(text):
 
 tokenizers = units(shakespeare.text())
 for unit, tokenizer in tokenizers.items():
-    print(f"{unit:5}", [tokenizer.token_bytes(i).decode() for i in tokenizer.encode("the unseen word")])
+    print(
+        f"{unit:5}",
+        [tokenizer.token_bytes(i).decode() for i in tokenizer.encode("the unseen word")],
+    )
 
 # %%
 ORDERS = {"byte": 8, "BPE": 6, "word": 5}
@@ -255,7 +268,9 @@ gaps = {unit: share + [np.nan] * (8 - len(share)) for unit, share in by_unit.ite
 plots.lines(range(1, 9), gaps, "order n", "unseen share of validation n-grams", ax=left)
 mega = [len(train["word"]) / s / 1e6 for s in SIZES]
 curves = {f"n = {n}": [by_size[s][n - 1] for s in SIZES] for n in range(1, 6)}
-plots.plain_ticks(plots.lines(mega, curves, "training tokens, millions", "", log="x", ax=right), "x")
+plots.plain_ticks(
+    plots.lines(mega, curves, "training tokens, millions", "", log="x", ax=right), "x"
+)
 right.legend(loc="center left", bbox_to_anchor=(1, 0.5))
 for unit, share in by_unit.items():
     print(f"{unit:5}", [round(s, 3) for s in share])
@@ -277,7 +292,10 @@ glue("ng_unseen5_small", by_size[64][4], display=False)
 # %%
 model = ngram.MaximumLikelihood(upto(counts["BPE"], 2))
 nats = evaluate.nll(model, fresh["BPE"])
-print("perplexity", evaluate.score(model, tokenizers["BPE"], shakespeare.text("validation")).perplexity)
+print(
+    "perplexity",
+    evaluate.score(model, tokenizers["BPE"], shakespeare.text("validation")).perplexity,
+)
 print(f"impossible: {nats.isinf().double().mean():.3f} of the validation tokens")
 
 # %% [markdown]
@@ -352,7 +370,9 @@ picture(jelinek_mercer)
 
 # %% mystnb={"figure": {"name": "fig-ng-addk", "caption": "Add-one smoothing in one picture: the words seen after \"the\" lose more than half of their probability to words that were never there."}, "image": {"alt": "Bars for seven words after the word the. House falls from 0.40 to 0.19, and dog, Jack and that rise from zero to 0.04 each."}}
 add_one = ngram.AddK(pair_toy, k=1.0)
-by_hand = torch.tensor([(pairs["the", word] + 1) / (10 + 16) for word in words], dtype=torch.float64)
+by_hand = torch.tensor(
+    [(pairs["the", word] + 1) / (10 + 16) for word in words], dtype=torch.float64
+)
 torch.testing.assert_close(add_one.probs([number["the"]]), by_hand)
 check(ngram.AddK(toy, k=0.5), lm.Lidstone(0.5, 3, vocabulary=vocabulary()))
 picture(add_one)
@@ -384,7 +404,11 @@ rows = []
 for k in (1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001):
     rows.append((k, promised(k, two.tables[1]), score(ngram.AddK(two, k)).bits_per_byte))
 print(f"really unseen: {by_unit['BPE'][1]:.3f} of the validation pairs")
-Markdown(tabulate(rows, ["k", "promised", "bits per byte"], tablefmt="pipe", floatfmt=("g", ".3f", ".3f")))
+Markdown(
+    tabulate(
+        rows, ["k", "promised", "bits per byte"], tablefmt="pipe", floatfmt=("g", ".3f", ".3f")
+    )
+)
 
 # %% tags=["hide-input"]
 best_k = min(rows, key=lambda row: row[2])
@@ -655,14 +679,19 @@ print({w: round(off[number[w]].item(), 2) for w in ("Jack", "house", "built", "t
 # {numref}`fig-ng-kn`.
 
 # %% mystnb={"figure": {"name": "fig-ng-kn", "caption": "Kneser-Ney in one picture: the seen words pay as before, and the reserve goes by continuation counts, so \"Jack\" gets no more than \"house\" would."}, "image": {"alt": "Bars for seven words after the word the. House, malt, rat and cat pay the same discount; of the unseen words that gets most, and Jack, although frequent, gets little."}}
-check(ngram.KneserNey(toy, [0, 0.75, 0.75]), lm.KneserNeyInterpolated(3, 0.75, vocabulary=vocabulary()))
+check(
+    ngram.KneserNey(toy, [0, 0.75, 0.75]),
+    lm.KneserNeyInterpolated(3, 0.75, vocabulary=vocabulary()),
+)
 picture(ngram.KneserNey(pair_toy, discount=0.5))
 
 # %%
 plain_share = AbsoluteDiscounting(pair_toy).probs([])
 spread_share = ngram.KneserNey(pair_toy, discount=0.5).probs([])
 for word in ("Jack", "that", "dog"):
-    print(f"{word:5} unigram {plain_share[number[word]]:.3f}  continuation {spread_share[number[word]]:.3f}")
+    print(
+        f"{word:5} unigram {plain_share[number[word]]:.3f}  continuation {spread_share[number[word]]:.3f}"
+    )
 
 # %% [markdown]
 # ## Modified Kneser–Ney: three discounts
@@ -696,7 +725,9 @@ picture(ngram.ModifiedKneserNey(pair_toy))
 grid = [0.6, 0.7, 0.8, 0.9]
 one = ngram.cross_validate(train["BPE"], 3, 1024, grid, folds=3)
 triples = [(0.7, 1.1, 1.3), (0.7, 1.1, 1.6), (0.8, 1.1, 1.6), (0.8, 1.3, 1.6)]
-three = ngram.cross_validate(train["BPE"], 3, 1024, triples, folds=3, method=ngram.ModifiedKneserNey)
+three = ngram.cross_validate(
+    train["BPE"], 3, 1024, triples, folds=3, method=ngram.ModifiedKneserNey
+)
 print("one discount:", [(d, round(loss, 4)) for d, loss in one.table])
 print("best:", one.best, three.best)
 
@@ -708,7 +739,10 @@ models = {
     "modified, closed form": ngram.ModifiedKneserNey(tri),
     "modified, cross-validated": ngram.ModifiedKneserNey(tri, three.best),
 }
-rows = [(name, ", ".join(f"{d:.2f}" for d in m.D[-1]), score(m).bits_per_byte) for name, m in models.items()]
+rows = [
+    (name, ", ".join(f"{d:.2f}" for d in m.D[-1]), score(m).bits_per_byte)
+    for name, m in models.items()
+]
 heads = ["model", "discounts of counts 1, 2, 3+ at order 3", "bits per byte"]
 Markdown(tabulate(rows, heads, tablefmt="pipe", floatfmt=".3f"))
 
@@ -733,7 +767,9 @@ for name, method in ngram.METHODS.items():
     model = method(tri_byte)
     sums = [model.probs([byte_id[bytes([b])] for b in c]).sum().item() for c in contexts.values()]
     assert max(abs(total - 1) for total in sums) < 1e-9, (name, sums)
-print(f"{len(ngram.METHODS)} methods x {len(contexts)} kinds of context: every row sums to 1 within 1e-9")
+print(
+    f"{len(ngram.METHODS)} methods x {len(contexts)} kinds of context: every row sums to 1 within 1e-9"
+)
 
 # %% [markdown]
 # (sec-ng-results)=
@@ -753,7 +789,11 @@ methods = {
     "Kneser-Ney": ngram.KneserNey,
     "modified Kneser-Ney": ngram.ModifiedKneserNey,
 }
-results = {(name, n): score(method(upto(counts["BPE"], n))) for n in range(1, 7) for name, method in methods.items()}
+results = {
+    (name, n): score(method(upto(counts["BPE"], n)))
+    for n in range(1, 7)
+    for name, method in methods.items()
+}
 
 # %% mystnb={"figure": {"name": "tab-ng-methods", "caption": "Bits per byte on the Shakespeare validation plays by method and order; BPE tokens, 4 MB of training text. The last column is the 95 % interval at the method's best order."}}
 rows = []
@@ -833,7 +873,9 @@ for corpus in toolbox:
         line = [s.bits_per_byte for s in found]
         n = chosen[corpus, unit] = 1 + int(np.argmin(line))
         low, high = found[n - 1].interval
-        print(f"{corpus:11} {unit:4} best at n = {n}: {line[n - 1]:.3f}, 95 % interval {low:.3f} to {high:.3f}")
+        print(
+            f"{corpus:11} {unit:4} best at n = {n}: {line[n - 1]:.3f}, 95 % interval {low:.3f} to {high:.3f}"
+        )
         rows.append((corpus, unit, *line, *[None] * (8 - most)))
 heads = ["corpus", "unit", *(f"n = {n}" for n in range(1, 9))]
 Markdown(tabulate(rows, heads, tablefmt="pipe", floatfmt=".3f"))
@@ -841,7 +883,9 @@ Markdown(tabulate(rows, heads, tablefmt="pipe", floatfmt=".3f"))
 # %% mystnb={"figure": {"name": "fig-ng-units", "caption": "The same scores over the order: three units arrive at nearly the same place, each at its own order."}, "image": {"alt": "Two line charts over orders 1 to 8. In both, bytes start near 4.7 bits and flatten after order 6, BPE starts near 3.5 and flattens after order 4, words start near 3.1 and still fall a little at order 5. The three curves end close together, at 2.07 to 2.09 for Shakespeare and 2.03 to 2.08 for Wikipedia."}}
 for ax, corpus in zip(plots.panels(2, size=(8.4, 3.4)), toolbox, strict=True):
     lines = {r[1]: [np.nan if x is None else x for x in r[2:10]] for r in rows if r[0] == corpus}
-    plots.lines(range(1, 9), lines, "order n", "bits per byte (validation)", ax=ax).set_title(corpus)
+    plots.lines(range(1, 9), lines, "order n", "bits per byte (validation)", ax=ax).set_title(
+        corpus
+    )
 
 # %% [markdown]
 # The three units end within 0.05 bits of each other ({numref}`fig-ng-units`). What counts is how many *bytes* of
@@ -853,9 +897,14 @@ for ax, corpus in zip(plots.panels(2, size=(8.4, 3.4)), toolbox, strict=True):
 
 # %%
 part_counts = {s: count(train["BPE"][: len(train["BPE"]) // s], 5, 1024) for s in SIZES}
-by_order = {n: [score(ngram.ModifiedKneserNey(upto(part_counts[s], n))) for s in SIZES] for n in (1, 2, 3, 5)}
+by_order = {
+    n: [score(ngram.ModifiedKneserNey(upto(part_counts[s], n))) for s in SIZES]
+    for n in (1, 2, 3, 5)
+}
 compared = ("Katz", "Witten-Bell", "Kneser-Ney", "modified Kneser-Ney")
-by_method = {name: [score(methods[name](upto(part_counts[s], 3))) for s in SIZES] for name in compared}
+by_method = {
+    name: [score(methods[name](upto(part_counts[s], 3))) for s in SIZES] for name in compared
+}
 
 # %% mystnb={"figure": {"name": "fig-ng-size", "caption": "Bits per byte on the validation plays over the size of the training text: modified Kneser-Ney by order with 95 % bands (left), trigrams by method (right)."}, "image": {"alt": "Two line charts with a logarithmic horizontal axis. Left: the unigram line is flat, the others fall as text grows, the 5-gram most steeply; they meet at small sizes. Right: four methods fall in parallel, Kneser-Ney below Witten-Bell and Katz throughout."}}
 left, right = plots.panels(2, size=(8.4, 3.4))
@@ -1034,7 +1083,9 @@ for n, millions, bits in zip(range(2, 6), sizes, whole, strict=True):
 # %%
 sources = {"Shakespeare": shakespeare, "Bible": data.load("kjv"), "Wikipedia": wikipedia}
 spell = tokenizers["byte"].encode
-judges = [ngram.ModifiedKneserNey(count(spell(c.text()[:1_000_000]), 4, 256)) for c in sources.values()]
+judges = [
+    ngram.ModifiedKneserNey(count(spell(c.text()[:1_000_000]), 4, 256)) for c in sources.values()
+]
 held = [torch.tensor(spell(c.text("validation"))) for c in sources.values()]
 lengths = [8, 16, 32, 64, 128]
 
@@ -1043,7 +1094,9 @@ def accuracy(length, n=200):
     right = 0
     for truth, stream in enumerate(held):
         snippets = torch.stack([stream[i : i + length] for i in range(0, n * 1000, 1000)])
-        right += int((torch.stack([j.score(snippets).sum(1) for j in judges]).argmax(0) == truth).sum())
+        right += int(
+            (torch.stack([j.score(snippets).sum(1) for j in judges]).argmax(0) == truth).sum()
+        )
     return right / (n * len(held))
 
 
@@ -1147,8 +1200,13 @@ def real_agreement(model, k):
 
 # %% mystnb={"figure": {"name": "tab-ng-agreement", "caption": "Agreement in Shakespeare's English: share of right choices between is and are by order (words, modified Kneser-Ney) and number k of words in between. Chance is 0.5."}}
 readers = {n: ngram.ModifiedKneserNey(upto(counts["word"], n)) for n in range(2, 6)}
-rows = [(k, real_agreement(readers[2], k)[1], *(real_agreement(m, k)[0] for m in readers.values())) for k in BETWEEN]
-Markdown(tabulate(rows, ["k", "items", *(f"n = {n}" for n in readers)], tablefmt="pipe", floatfmt=".2f"))
+rows = [
+    (k, real_agreement(readers[2], k)[1], *(real_agreement(m, k)[0] for m in readers.values()))
+    for k in BETWEEN
+]
+Markdown(
+    tabulate(rows, ["k", "items", *(f"n = {n}" for n in readers)], tablefmt="pipe", floatfmt=".2f")
+)
 
 # %% [markdown]
 # Next to the noun the model is usually right ({numref}`tab-ng-agreement`). With a single word in between it is at
@@ -1196,7 +1254,9 @@ def added_bits(model, word, synonym, stream=fresh["word"]):
 # %% mystnb={"figure": {"name": "fig-ng-synonyms", "caption": "Added bits when a word of the validation plays is replaced by a synonym, and on average by 20 words as frequent as the synonym but unrelated; word trigram model."}, "image": {"alt": "Dot chart with one row a word pair. For each pair the two marks lie a bit or two apart, the synonym usually on the left; on average 7.2 bits for synonyms and 8.9 for unrelated words."}}
 paid = {f"{a} → {b}": added_bits(readers[3], a, b) for a, b in usable.items()}
 ax = plots.dots(list(paid), [s for s, _ in paid.values()], "added bits", name="synonym")
-plots.dots(list(paid), [c for _, c in paid.values()], "added bits", name="unrelated, as frequent", ax=ax)
+plots.dots(
+    list(paid), [c for _, c in paid.values()], "added bits", name="unrelated, as frequent", ax=ax
+)
 saved = np.array([c - s for s, c in paid.values()])
 draws = np.random.default_rng(0).choice(saved, (2000, len(saved))).mean(1)
 low, high = np.quantile(draws, [0.025, 0.975])
@@ -1231,9 +1291,18 @@ for word in (" sea", " ocean"):
 rows = []
 for trained, (_, cutters) in toolbox.items():
     model = ngram.ModifiedKneserNey(upto(tables_of[trained]["BPE"], 5))
-    line = [evaluate.score(model, cutters["BPE"], c.text("validation")) for c, _ in toolbox.values()]
-    rows.append((trained, *(f"{s.bits_per_byte:.3f} [{s.interval[0]:.3f}, {s.interval[1]:.3f}]" for s in line)))
-Markdown(tabulate(rows, ["trained on", *(f"tested on {name}" for name in toolbox)], tablefmt="pipe"))
+    line = [
+        evaluate.score(model, cutters["BPE"], c.text("validation")) for c, _ in toolbox.values()
+    ]
+    rows.append(
+        (
+            trained,
+            *(f"{s.bits_per_byte:.3f} [{s.interval[0]:.3f}, {s.interval[1]:.3f}]" for s in line),
+        )
+    )
+Markdown(
+    tabulate(rows, ["trained on", *(f"tested on {name}" for name in toolbox)], tablefmt="pipe")
+)
 
 # %% [markdown]
 # Both are English. They share grammar, most of their frequent words, and centuries of meaning; the table shares only
@@ -1260,7 +1329,9 @@ Markdown(tabulate(rows, ["trained on", *(f"tested on {name}" for name in toolbox
 # %%
 def packed(corpus, pack):
     first, then = corpus.text().encode(), corpus.text("test").encode()
-    return 8 * len(pack(then)) / len(then), 8 * (len(pack(first + then)) - len(pack(first))) / len(then)
+    return 8 * len(pack(then)) / len(then), 8 * (len(pack(first + then)) - len(pack(first))) / len(
+        then
+    )
 
 
 compressors = {"bz2": bz2.compress, "lzma": lzma.compress}
@@ -1291,11 +1362,16 @@ for name in compressors:
     rows.append((f"{name}, after the training text", *(f"{packs[c, name][1]:.3f}" for c in both)))
 for unit in ORDERS:
     order = " / ".join(str(chosen[c, unit]) for c in both)
-    rows.append((f"{unit} n-grams, n = {order}", *(cell(finals[c, unit, chosen[c, unit]]) for c in both)))
+    rows.append(
+        (f"{unit} n-grams, n = {order}", *(cell(finals[c, unit, chosen[c, unit]]) for c in both))
+    )
 Markdown(tabulate(rows, ["model", *both], tablefmt="pipe", disable_numparse=True))
 
 # %% tags=["hide-input"]
-best_test = {c: min((finals[c, u, chosen[c, u]] for u in ORDERS), key=lambda s: s.bits_per_byte) for c in both}
+best_test = {
+    c: min((finals[c, u, chosen[c, u]] for u in ORDERS), key=lambda s: s.bits_per_byte)
+    for c in both
+}
 glue("ng_bar_shakespeare", best_test["Shakespeare"].bits_per_byte, display=False)
 glue("ng_bar_wikipedia", best_test["Wikipedia"].bits_per_byte, display=False)
 gap, low, high = finals["Shakespeare", "BPE", chosen["Shakespeare", "BPE"]].minus(
@@ -1430,7 +1506,10 @@ for context in ("the", "in the", "that Jack", "rat the", "dog", ""):
     context = context.split()
     row = [stupid(toy, number[w], [number[c] for c in context]) for w in words]
     assert np.allclose(row, [peer.score(w, context) for w in words]), context
-print("the scores after 'the' sum to", round(sum(stupid(toy, i, [number["the"]]) for i in range(16)), 3))
+print(
+    "the scores after 'the' sum to",
+    round(sum(stupid(toy, i, [number["the"]]) for i in range(16)), 3),
+)
 
 # %% [markdown]
 # ```{exercise} A detector of broken models
@@ -1542,13 +1621,17 @@ def backing_off(method):
 
 # %% tags=["check"]
 backed = backing_off(ngram.WittenBell)
-assert issubclass(backed, ngram.WittenBell) and ngram.WittenBell.interpolates, "leave the parent alone"
+assert issubclass(backed, ngram.WittenBell) and ngram.WittenBell.interpolates, (
+    "leave the parent alone"
+)
 row = backed(pair_toy).probs([number["the"]])
 assert abs(row.sum() - 1) < 1e-9
 assert abs(row[number["house"]] - 4 / 14) < 1e-12, "a seen word gets alpha and nothing more"
 for n in (2, 3, 5):
     pair = [score(m(upto(counts["BPE"], n))) for m in (ngram.WittenBell, backed)]
-    print(f"n = {n}: interpolated {pair[0].bits_per_byte:.3f}, backing off {pair[1].bits_per_byte:.3f}")
+    print(
+        f"n = {n}: interpolated {pair[0].bits_per_byte:.3f}, backing off {pair[1].bits_per_byte:.3f}"
+    )
 
 # %% [markdown]
 # ## Further reading

@@ -139,12 +139,18 @@ CUT_OFF = """() => [...document.querySelectorAll("body *")].filter((one) => one.
   .slice(0, 3).map((one) => one.outerHTML.slice(0, 80))"""
 
 
+# Ten thousand coloured bits of code would take minutes to judge; one of each kind, in code and in output, tells as much.
+ONE_OF_EACH_COLOUR = """() => { const seen = new Set(); document.querySelectorAll("pre span").forEach((one) => {
+  const kind = one.className + Boolean(one.closest(".output"));
+  if (seen.has(kind)) one.replaceWith(one.textContent); else seen.add(kind); }) }"""
+
+
 def violations(tab) -> list[str]:
     """What axe finds, as text."""
     from axe_playwright_python.sync_playwright import Axe
 
-    # What MathJax draws with is hidden from screen readers, which get MathML beside it; axe need not walk through it.
-    run = Axe().run(tab, context={"exclude": [["mjx-math"]]}, options={"preload": False})
+    tab.evaluate(ONE_OF_EACH_COLOUR)
+    run = Axe().run(tab, options={"preload": False, "resultTypes": ["violations"]})
     return [f"{one['id']}: {node['html'][:120]}" for one in run.response["violations"] for node in one["nodes"]]
 
 

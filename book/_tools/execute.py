@@ -18,6 +18,8 @@ import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
+from minilm.files import write
+
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 KERNEL = {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}
 
@@ -62,9 +64,7 @@ def store(notebook: nbformat.NotebookNode, target: Path) -> bool:
     text = nbformat.writes(notebook) + "\n"
     if target.exists() and target.read_text(encoding="utf-8") == text:
         return False
-    part = target.with_suffix(".part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, target)
+    write(target, text.encode())
     return True
 
 
