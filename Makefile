@@ -58,4 +58,4 @@ bench: $(READY)
 clean:
 	@rm -rf _build .pytest_cache .ruff_cache .hypothesis
 	@find book minilm notebooks tests -name __pycache__ -type d -prune -exec rm -rf {} +
-	@find notebooks -name .ipynb_checkpoints -type d -prune -exec rm -rf {} +
+	@find notebooks \( -name .ipynb_checkpoints -o -name .ruff_cache \) -type d -prune -exec rm -rf {} +

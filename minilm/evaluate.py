@@ -50,12 +50,13 @@ def nll(
     stride = stride or context
     if not 1 <= stride <= context:
         raise ValueError(f"stride={stride}: a window of {context} tokens can advance by 1 to {context}")
-    scored = []
+    scored, done = [], 0
     for end in range(min(context, len(ids) - 1), len(ids) - 1 + stride, stride):
         end = min(end, len(ids) - 1)
-        begin, done = max(0, end - context), sum(map(len, scored))
+        begin = max(0, end - context)
         log_probs = model(ids[None, begin:end])[0, done - begin :].log_softmax(-1)
         scored.append(-log_probs.gather(-1, ids[done + 1 : end + 1, None])[:, 0])
+        done = end
     return torch.cat(scored)
 
 

@@ -88,10 +88,12 @@ def site() -> Path:
     return SITE
 
 
+@pytest.mark.slow
 def test_pages_keep_their_promises(site: Path) -> None:
     assert site_problems(site) == []
 
 
+@pytest.mark.slow
 def test_site_is_small(site: Path) -> None:
     assert sum(path.stat().st_size for path in site.rglob("*") if path.is_file()) < 60e6
 
@@ -139,7 +141,7 @@ CUT_OFF = """() => [...document.querySelectorAll("body *")].filter((one) => one.
   .slice(0, 3).map((one) => one.outerHTML.slice(0, 80))"""
 
 
-# Ten thousand coloured bits of code would take minutes to judge; one of each kind, in code and in output, tells as much.
+# Ten thousand coloured bits of code take minutes to judge; one of each kind, in code and in output, tells as much.
 ONE_OF_EACH_COLOUR = """() => { const seen = new Set(); document.querySelectorAll("pre span").forEach((one) => {
   const kind = one.className + Boolean(one.closest(".output"));
   if (seen.has(kind)) one.replaceWith(one.textContent); else seen.add(kind); }) }"""

@@ -8,7 +8,7 @@ BIN=$VENV/bin
 
 stop() { printf '%s\n' "$*" >&2; exit 1; }
 
-free() { df -Pk . | awk 'NR == 2 { print $4 }'; }  # kilobytes
+free_kb() { df -Pk . | awk 'NR == 2 { print $4 }'; }
 
 find_python() {
     for candidate in ${PYTHON:-python3 python3.13 python3.12 python3.11 python}; do
@@ -22,13 +22,13 @@ find_python() {
 }
 
 explain() {  # $1 = what was being installed; the log holds pip's own words
-    if [ "$(free)" -lt 200000 ] || grep -qi 'no space left\|errno 28\|disk quota' "$LOG"; then
+    if [ "$(free_kb)" -lt 200000 ] || grep -qiE 'no space left|errno 28|disk quota' "$LOG"; then
         stop "The disk is full: the set-up needs 2 GB here and 1 GB in pip's cache (6 GB and 4 GB more for PyTorch" \
             "with GPU support, see TORCH_INDEX in the README). Free some space and run the same command again."
-    elif grep -qi 'NewConnectionError\|name resolution\|NameResolution\|ConnectTimeout\|ReadTimeout\|ProxyError\|SSLError\|ConnectionError\|Retrying' "$LOG"; then
+    elif grep -qiE 'NewConnectionError|name resolution|NameResolution|ConnectTimeout|ReadTimeout|ProxyError|SSLError|ConnectionError|Retrying' "$LOG"; then
         stop "pip cannot reach the package index: check the network (or HTTPS_PROXY, PIP_INDEX_URL, PIP_CERT) and run" \
             "the same command again; it continues where it stopped. Details: $LOG"
-    elif grep -qi 'no matching distribution\|requires a different python' "$LOG"; then
+    elif grep -qiE 'no matching distribution|requires a different python' "$LOG"; then
         stop "No build of $1 fits $("$BIN/python" -V 2>&1) on this machine: use 64-bit Python 3.11, 3.12 or 3.13, as in:" \
             "make clean; rm -r $VENV; make book PYTHON=python3.12. Details: $LOG"
     fi
@@ -50,7 +50,7 @@ if ! "$BIN/python" -m pip --version >/dev/null 2>&1; then
     echo "Making $VENV with $("$python" -V) ..."
     mkdir -p "$VENV" 2>/dev/null || stop "Cannot write to $(pwd): move the repository to a folder of your own."
     "$python" -m venv --clear "$VENV" >/dev/null 2>&1 ||
-        if [ "$(free)" -lt 200000 ]; then
+        if [ "$(free_kb)" -lt 200000 ]; then
             stop "The disk is full: the set-up needs 2 GB here and 1 GB in pip's cache. Free some space and run the same command again."
         else
             stop "$python cannot make a virtual environment: install its venv module (Debian: sudo apt install python3-venv)."
@@ -61,6 +61,7 @@ fi
 install "PyTorch" ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} "$(grep '^torch==' requirements.txt)"
 install "the other packages" -r requirements.txt
 # The package itself: its folder goes on the environment's path, so notebooks and tests import what you edit.
-"$BIN/python" -c "import pathlib, sysconfig; pathlib.Path(sysconfig.get_path('purelib'), 'minilm.pth').write_text('$(pwd)\n')" ||
+"$BIN/python" -c 'import pathlib, sys, sysconfig
+pathlib.Path(sysconfig.get_path("purelib"), "minilm.pth").write_text(sys.argv[1] + "\n", encoding="utf-8")' "$(pwd)" ||
     stop "Cannot write into $VENV: remove it (rm -r $VENV) and run the same command again."
 touch "$VENV/.ready"
