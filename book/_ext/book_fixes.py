@@ -28,6 +28,11 @@ def repair(app: Sphinx, config: Config) -> None:
         app.events.listeners[event] = [one for one in listeners if one.handler.__module__ != "sphinx_thebe"]
 
 
+def always_the_cover(app: Sphinx, *_: object) -> list[str]:
+    """One page is read anew every time: with none, Sphinx would not notice that the style sheet has changed."""
+    return [app.config.root_doc]
+
+
 def finish(app: Sphinx, error: Exception | None) -> None:
     """Copies the 1.6 MB of MathJax that a page needs (of 24), drops stale pages and writes ``index.html``."""
     if error or app.builder.name != "html":
@@ -47,5 +52,6 @@ def finish(app: Sphinx, error: Exception | None) -> None:
 
 def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("config-inited", repair, priority=999)
+    app.connect("env-get-outdated", always_the_cover)
     app.connect("build-finished", finish, priority=1)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
