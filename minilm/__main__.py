@@ -75,7 +75,6 @@ class Train:
         ids = torch.tensor(units.encode(train))
         say(f"{self.method}, order {self.order}, on {len(ids):,} tokens")
         model = ngram.METHODS[self.method](ngram.count(ids, self.order, units.vocab_size))
-        self.out.mkdir(parents=True, exist_ok=True)
         units.save(self.out / "tokenizer.json")
         model.save(self.out)
         return {"out": str(self.out), "train_tokens": len(ids), **report(model, units, held_out)}

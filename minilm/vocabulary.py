@@ -5,6 +5,7 @@ Reference: Radford et al. 2019, section 2.2 (the pattern).
 """
 
 import functools
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -28,7 +29,7 @@ CHARACTER = r"[\s\S]"
 """The pre-tokens of ``Characters``: any one character, line ends included."""
 
 
-class Vocabulary:
+class Vocabulary(ABC):
     """What the tokenizers share: a table of tokens, special tokens, and the way from text to pre-tokens to ids.
 
     A subclass says how to spell one pre-token (``_spell``) and how its file looks (``_file``).
@@ -103,11 +104,13 @@ class Vocabulary:
             ids += self._spell_often(word) if len(word) < 64 else self._spell(word)
         return ids
 
+    @abstractmethod
     def _spell(self, word: str) -> list[int]:
-        raise NotImplementedError
+        """The ids of one pre-token."""
 
+    @abstractmethod
     def _file(self) -> TokenizerFile:
-        raise NotImplementedError
+        """What ``save`` writes."""
 
     def save(self, path: str | Path) -> None:
         """Write the JSON file that ``load`` and ``tokenizers.Tokenizer.from_file`` read; all of it, or nothing."""
