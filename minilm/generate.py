@@ -1,11 +1,15 @@
 """Turn a language model into a writer: choose a next token, append it, ask again.
 
-`next_token_probs` reshapes one distribution, and `generate` is the loop around it. They serve every `LanguageModel`.
+`next_token_probs` reshapes one distribution, `penalise` one row of logits, and `generate` is the loop around them;
+`stream` gives the same tokens one at a time, `generate_batch` continues many prompts at once. They serve every
+`LanguageModel`; where one offers ``new_cache``, a step reads one token and not the whole text.
 
-Reference: Holtzman et al. 2020, "The Curious Case of Neural Text Degeneration" (top-p); Fan et al. 2018 (top-k).
+Not here: searching for the likeliest text instead of drawing one (``minilm.beam``).
+References: Fan et al. 2018 (top-k); Holtzman et al. 2020 (top-p); Nguyen et al. 2025 (min-p); Keskar et al. 2019
+(repetition penalty); Pope et al. 2022 (the cache).
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import torch
 from jaxtyping import Float
@@ -15,14 +19,19 @@ from .contract import LanguageModel
 
 
 def next_token_probs(
-    logits: Float[Tensor, " V"], temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None
-) -> Float[Tensor, " V"]:
+    logits: Float[Tensor, "*B V"],
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    min_p: float | None = None,
+) -> Float[Tensor, "*B V"]:
     """The distribution that a sampler draws from: ``softmax(logits / temperature)``, cut to its likeliest tokens.
 
-    ``top_k`` keeps the k likeliest tokens; ``top_p`` keeps the fewest likeliest tokens that together hold probability
-    p or more. What is kept is scaled to sum to one. Temperature 0 is the limit: all mass on the likeliest token.
+    ``top_k`` keeps the k likeliest tokens; ``top_p`` the fewest likeliest tokens that together hold probability p or
+    more; ``min_p`` those at least p times as likely as the likeliest. What is kept is scaled to sum to one.
+    Temperature 0 is the limit: all mass on the likeliest token.
 
-    Raises ValueError for a negative temperature, ``top_k < 1`` or ``top_p`` outside (0, 1].
+    Raises ValueError for a negative temperature, ``top_k < 1``, or ``top_p`` or ``min_p`` outside (0, 1].
 
     >>> import torch
     >>> logits = torch.tensor([0.5, 0.3, 0.2]).log()
@@ -30,23 +39,46 @@ def next_token_probs(
     tensor([0.6250, 0.3750, 0.0000])
     >>> next_token_probs(logits, top_p=0.4)
     tensor([1., 0., 0.])
+    >>> next_token_probs(logits, min_p=0.5)
+    tensor([0.6250, 0.3750, 0.0000])
     >>> next_token_probs(logits, temperature=0.0)
     tensor([1., 0., 0.])
     """
-    _check(temperature, top_k, top_p)
+    _check(temperature, top_k, top_p, min_p)
     if temperature == 0:
-        return torch.zeros_like(logits).index_fill(0, logits.argmax(), 1.0)
+        return torch.zeros_like(logits).scatter(-1, logits.argmax(-1, keepdim=True), 1.0)
     probs = (logits / temperature).softmax(-1)
+    if top_k is None and top_p is None and min_p is None:
+        return probs
     ranked, ids = probs.sort(descending=True, stable=True)
     if top_k is not None:
-        ranked[top_k:] = 0
+        ranked[..., top_k:] = 0
     if top_p is not None:
-        before = ranked.cumsum(0) - ranked  # mass of the likelier tokens: a token is needed while this is below p
-        ranked[before >= top_p * ranked.sum()] = 0
-    return torch.zeros_like(probs).index_put((ids,), ranked / ranked.sum())
+        before = ranked.cumsum(-1) - ranked  # mass of the likelier tokens: a token is needed while this is below p
+        ranked[before >= top_p * ranked.sum(-1, keepdim=True)] = 0
+    if min_p is not None:
+        ranked[ranked < min_p * ranked[..., :1]] = 0
+    return torch.zeros_like(probs).scatter(-1, ids, ranked / ranked.sum(-1, keepdim=True))
 
 
-@torch.no_grad()
+def penalise(logits: Float[Tensor, " V"], ids: Sequence[int], penalty: float) -> Float[Tensor, " V"]:
+    """Logits with those of the tokens in ``ids`` made smaller: divided by ``penalty``, or times it where negative.
+
+    Penalty 1 changes nothing; below 1 it rewards repetition. Adding a constant to all logits, which no softmax
+    notices, changes what this rule does: it is CTRL's (section 4.1) as the libraries have it.
+    Raises ValueError for a penalty that is not positive.
+
+    >>> import torch
+    >>> penalise(torch.tensor([2.0, -1.0, 3.0]), [0, 1, 1], 2.0)
+    tensor([ 1., -2.,  3.])
+    """
+    if penalty <= 0:
+        raise ValueError(f"repetition_penalty={penalty}: use 1 for none, or a number somewhat above it, such as 1.2")
+    used = torch.tensor(list(set(ids)))
+    old = logits[used]
+    return logits.index_put((used,), torch.where(old < 0, old * penalty, old / penalty))
+
+
 def generate(
     model: LanguageModel,
     prompt: Sequence[int],
@@ -56,11 +88,15 @@ def generate(
     top_p: float | None = None,
     seed: int = 0,
     stop: Collection[int] = (),
+    min_p: float | None = None,
+    repetition_penalty: float = 1.0,
+    cache: bool = True,
 ) -> list[int]:
     """The ids that follow ``prompt``, at most ``max_new_tokens`` of them; an id in ``stop`` ends the text, unwritten.
 
-    The same seed gives the same text. ``prompt`` needs one id or more, since a model only ever continues.
-    Raises ValueError for an empty prompt, a negative length, or what `next_token_probs` refuses.
+    The same seed gives the same text, with the cache or without. Of a text longer than its context a model sees the
+    end. ``prompt`` needs one id or more, since a model only ever continues.
+    Raises ValueError for an empty prompt, a negative length, or what `next_token_probs` and `penalise` refuse.
 
     >>> import torch
     >>> class Count:                                              # after i comes i + 1
@@ -71,28 +107,115 @@ def generate(
     >>> generate(Count(), [3], max_new_tokens=4, stop={1})
     [4, 0]
     """
-    if not len(prompt):
-        raise ValueError("prompt is empty: give at least one id, for instance that of the separator token")
+    how = {"seed": seed, "stop": stop, "repetition_penalty": repetition_penalty, "cache": cache}
+    shape = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
+    return list(stream(model, prompt, max_new_tokens, **how, **shape))
+
+
+def stream(model: LanguageModel, prompt: Sequence[int], max_new_tokens: int, **options) -> Iterator[int]:
+    """The ids that `generate` returns for the same options, each as soon as it is known."""
+    for [(_, token)] in _steps(model, [prompt], max_new_tokens, **options):
+        yield token
+
+
+def generate_batch(
+    model: LanguageModel, prompts: Sequence[Sequence[int]], max_new_tokens: int, seed: int = 0, **options
+) -> list[list[int]]:
+    """`generate` for every prompt, in one batch: what follows prompt b, drawn with ``seed + b``, whatever its length.
+
+    Each row has its own generator, so that a text does not depend on its neighbours.
+    """
+    texts = [[] for _ in prompts]
+    for step in _steps(model, prompts, max_new_tokens, seed, **options):
+        for row, token in step:
+            texts[row].append(token)
+    return texts
+
+
+@torch.inference_mode()
+def _steps(model, prompts, max_new_tokens, seed=0, stop=(), repetition_penalty=1.0, cache=True, **shape):
+    """At every step the (row, new token) of the rows that have not ended."""
     if max_new_tokens < 0:
         raise ValueError(f"max_new_tokens={max_new_tokens}: a text has no negative length; use 0 or more")
-    _check(temperature, top_k, top_p)
-    generator = torch.Generator().manual_seed(seed)
-    ids = list(prompt)
-    while len(ids) < len(prompt) + max_new_tokens:
-        seen = ids[-model.context or -1 :] if model.context is not None else ids  # a unigram model still gets one id
-        logits = model(torch.tensor([seen]))[0, -1]
-        probs = next_token_probs(logits, temperature, top_k, top_p)
-        token = int(torch.multinomial(probs, 1, generator=generator))
-        if token in stop:
-            break
-        ids.append(token)
-    return ids[len(prompt) :]
+    reader = Reader(model, prompts, max_new_tokens, cache)
+    rows = list(range(len(prompts)))
+    generators = [torch.Generator().manual_seed(seed + row) for row in rows]
+    for _ in range(max_new_tokens):
+        logits = reader.logits()
+        if repetition_penalty != 1:
+            pairs = zip(logits, reader.texts, strict=True)
+            logits = torch.stack([penalise(row, text, repetition_penalty) for row, text in pairs])
+        tokens = _draw(logits, [generators[row] for row in rows], **shape)
+        alive = [i for i, token in enumerate(tokens) if token not in stop]
+        if len(alive) < len(rows):
+            reader.select(alive)
+            rows, tokens = [rows[i] for i in alive], [tokens[i] for i in alive]
+            if not alive:
+                return
+        reader.append(tokens)
+        yield list(zip(rows, tokens, strict=True))
 
 
-def _check(temperature: float, top_k: int | None, top_p: float | None) -> None:
+def _draw(logits: Float[Tensor, "B V"], generators: list[torch.Generator], **shape) -> list[int]:
+    probs = next_token_probs(logits, **shape)
+    if shape.get("temperature") == 0:
+        return probs.argmax(-1).tolist()
+    return [int(p.multinomial(1, generator=generator)) for p, generator in zip(probs, generators, strict=True)]
+
+
+class Reader:
+    """A batch of texts that grow by a token a step, and what the model says comes next in each.
+
+    A cached model reads every token once. Where a text outgrows the context, its window moves on, every token in it
+    changes its position, and nothing stored is of use: from there on the windows are read anew.
+    Raises ValueError for an empty text.
+    """
+
+    def __init__(self, model: LanguageModel, texts: Sequence[Sequence[int]], room: int, cache: bool = True):
+        if not texts or not all(map(len, texts)):
+            raise ValueError("prompt is empty: give at least one id, for instance that of the separator token")
+        self.model, self.texts = model, [list(text) for text in texts]
+        self.unread = self.texts  # what the cache has not seen
+        size = max(map(len, texts)) + room
+        self.cache = model.new_cache(len(texts), size) if cache and hasattr(model, "new_cache") else None
+
+    def logits(self) -> Float[Tensor, "B V"]:
+        """The next-token logits of every text."""
+        context = self.model.context
+        if context is not None and max(map(len, self.texts)) > context:
+            self.cache = None
+        if self.cache is None:
+            window = max(context, 1) if context is not None else 0  # a unigram model still gets one id; -0 is all
+            self.unread = [text[-window:] for text in self.texts]
+        lengths = [len(ids) for ids in self.unread]
+        longest = max(lengths)
+        ids = torch.tensor([ids + [0] * (longest - len(ids)) for ids in self.unread])  # padded on the right
+        logits = self.model(ids) if self.cache is None else self.model(ids, self.cache)
+        if min(lengths) == longest:
+            return logits[:, -1]
+        if self.cache is not None:
+            self.cache.keep(torch.tensor(lengths))
+        return logits[torch.arange(len(ids)), torch.tensor(lengths) - 1]
+
+    def append(self, tokens: Sequence[int]) -> None:
+        """One more token for every text."""
+        self.unread = [[token] for token in tokens]
+        for text, token in zip(self.texts, tokens, strict=True):
+            text.append(token)
+
+    def select(self, rows: Sequence[int]) -> None:
+        """Text b becomes a copy of text ``rows[b]``; there may be fewer rows than before, or more."""
+        self.texts = [self.texts[row].copy() for row in rows]
+        if self.cache is not None:
+            self.cache.reorder(torch.tensor(rows, dtype=torch.long))
+
+
+def _check(temperature: float, top_k: int | None, top_p: float | None, min_p: float | None) -> None:
     if temperature < 0:
         raise ValueError(f"temperature={temperature}: use 0 for the likeliest token, or a positive number")
     if top_k is not None and top_k < 1:
         raise ValueError(f"top_k={top_k}: keep at least 1 token, or None for all")
     if top_p is not None and not 0 < top_p <= 1:
         raise ValueError(f"top_p={top_p}: a share of the probability lies in (0, 1]")
+    if min_p is not None and not 0 < min_p <= 1:
+        raise ValueError(f"min_p={min_p}: a share of the largest probability lies in (0, 1]")

@@ -1,15 +1,24 @@
-"""Sampling against closed forms, brute force and long-run frequencies."""
+"""Sampling against closed forms, `transformers` and long-run frequencies; a text against many, a cache against none."""
 
 from itertools import pairwise
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
+from transformers import GenerationConfig, GPT2Config, GPT2LMHeadModel
+from transformers.generation import logits_process as peer
 
-from minilm.generate import generate, next_token_probs
+from minilm import ngram
+from minilm.beam import beam
+from minilm.generate import generate, generate_batch, next_token_probs, penalise, stream
+from minilm.gpt import GPT
+from minilm.gpt2_files import to_gpt2, to_gpt2_config
+from minilm.rnn import RNNLM, RNNConfig
+from minilm.transformer import Config
 
+V, CONTEXT = 24, 20
 logits = st.lists(st.integers(-40, 40), min_size=1, max_size=12, unique=True).map(
     lambda x: torch.tensor(x).double() / 8
 )
@@ -26,6 +35,35 @@ class Chain:
 
     def __call__(self, ids):
         return self.log_probs[ids]
+
+
+def opinionated(model):
+    """Random weights large enough that what comes next depends on what stood before; float64, so that ties are none."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn(parameter.shape) * (0.4 if parameter.dim() > 1 else 0.1))
+    return model.double().eval()
+
+
+def gpt(seed=0, **fields):
+    torch.manual_seed(seed)
+    return opinionated(GPT(Config(V, CONTEXT, d_model=16, n_layers=2, n_heads=4, tied=False, **fields)))
+
+
+def models():
+    """One of each kind that `generate` meets: cached or not, with a bound on the context or without."""
+    torch.manual_seed(1)
+    text = torch.randint(V, (400,))
+    return {
+        "gpt": gpt(),
+        "modern": gpt(positions="rotary", norm="rms", n_kv_heads=2, bias=False, activation="relu2", qk_norm=True),
+        "lstm": opinionated(RNNLM(RNNConfig(V, d_model=16, n_layers=2, cell="lstm"))),
+        "trigram": ngram.WittenBell(ngram.count(text, 3, V)),
+        "unigram": ngram.WittenBell(ngram.count(text, 1, V)),
+    }
+
+
+# One distribution
 
 
 @given(logits, st.floats(0.2, 3))
@@ -53,6 +91,41 @@ def test_top_p_keeps_the_fewest_tokens_that_hold_p(x, p):
     assert (plain[kept].min() >= plain[~kept].max()) if (~kept).any() else True
 
 
+@given(logits, st.floats(0.01, 1))
+def test_min_p_keeps_what_is_near_the_best(x, p):
+    plain = x.softmax(0)
+    kept = plain >= p * plain.max()
+    torch.testing.assert_close(next_token_probs(x, min_p=p), plain * kept / plain[kept].sum())
+
+
+WARPERS = {
+    "temperature": (st.floats(0.2, 3), peer.TemperatureLogitsWarper),
+    "top_k": (st.integers(1, 40), peer.TopKLogitsWarper),
+    "top_p": (st.floats(0.05, 0.99), peer.TopPLogitsWarper),
+    "min_p": (st.floats(0.01, 1), peer.MinPLogitsWarper),
+}
+
+
+@given(st.data(), st.integers(0, 10_000), st.sets(st.sampled_from(sorted(WARPERS))))
+def test_distribution_is_that_of_transformers(data, seed, names):
+    scores = 3 * torch.randn(3, 30, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    options = {name: data.draw(strategy, name) for name, (strategy, _) in WARPERS.items() if name in names}
+    theirs = scores
+    for name, value in options.items():  # in the order in which transformers applies them
+        theirs = WARPERS[name][1](value)(None, theirs)
+    torch.testing.assert_close(next_token_probs(scores, **options), theirs.softmax(-1), rtol=0, atol=1e-12)
+
+
+@given(st.integers(0, 10_000), st.lists(st.integers(0, 29), min_size=1, max_size=50), st.floats(0.5, 2))
+def test_penalty_is_that_of_transformers(seed, ids, penalty):
+    scores = torch.randn(1, 30, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    theirs = peer.RepetitionPenaltyLogitsProcessor(penalty)(torch.tensor([ids]), scores)
+    assert penalise(scores[0], ids, penalty).equal(theirs[0])
+
+
+# The loop
+
+
 def test_samples_follow_the_distribution():
     table = [[0.1, 0.6, 0.3], [0.5, 0.25, 0.25], [0.2, 0.2, 0.6]]
     ids = [0, *generate(Chain(table), [0], 6_000, seed=1)]
@@ -60,6 +133,13 @@ def test_samples_follow_the_distribution():
         counts = torch.bincount(torch.tensor([b for a, b in pairwise(ids) if a == state]), minlength=3)
         expected = counts.sum() * torch.tensor(table[state], dtype=torch.float64)
         assert chisquare(counts, expected).pvalue > 1e-3
+
+
+def test_rows_of_a_batch_are_independent_draws():
+    p = torch.tensor([0.1, 0.2, 0.3, 0.4], dtype=torch.float64)
+    firsts = [text[0] for text in generate_batch(Chain([p.tolist()] * 4), [[0]] * 4_001, 1, seed=5)]
+    neighbours = torch.tensor([4 * a + b for a, b in pairwise(firsts)])
+    assert chisquare(neighbours.bincount(minlength=16), 4_000 * torch.outer(p, p).flatten()).pvalue > 1e-3
 
 
 def test_seed_decides_the_text():
@@ -78,6 +158,118 @@ def test_model_is_shown_no_more_than_its_context():
     assert len(generate(Strict([[0.5, 0.5], [0.5, 0.5]]), [0, 1, 1], 5)) == 5
 
 
+HOW = st.fixed_dictionaries(
+    {"temperature": st.sampled_from([0.0, 0.7, 1.0]), "seed": st.integers(0, 99)},
+    optional={"top_k": st.just(5), "top_p": st.just(0.9), "repetition_penalty": st.just(1.3), "stop": st.just({3, 4})},
+)
+PROMPTS = st.lists(st.lists(st.integers(0, V - 1), min_size=1, max_size=CONTEXT + 5), min_size=1, max_size=4)
+
+
+@pytest.mark.parametrize("name", models())
+@settings(max_examples=15)
+@given(PROMPTS, st.integers(0, 2 * CONTEXT), HOW)
+def test_one_by_one_is_batch_is_stream_is_uncached(name, prompts, length, how):
+    """Also past the context limit, with prompts beyond it, and with rows that stop at different times."""
+    model, how = models()[name], dict(how)
+    batch = generate_batch(model, prompts, length, **how)
+    assert batch == generate_batch(model, prompts, length, cache=False, **how)
+    seed = how.pop("seed")
+    for row, (prompt, text) in enumerate(zip(prompts, batch, strict=True)):
+        assert generate(model, prompt, length, seed=seed + row, **how) == text
+        assert list(stream(model, prompt, length, seed=seed + row, cache=False, **how)) == text
+        assert len(text) <= length and not set(text) & how.get("stop", set())
+
+
+def test_cache_is_used():
+    class Counting(GPT):
+        read = 0
+
+        def forward(self, ids, cache=None):
+            self.read += ids.numel()
+            return super().forward(ids, cache)
+
+    model = Counting(Config(V, CONTEXT, d_model=16, n_layers=1, n_heads=2))
+    generate(model, [1, 2, 3], 10)
+    assert model.read == 3 + 9  # the prompt once, then every new token but the last
+    model.read = 0
+    assert next(iter(stream(model, [1, 2, 3], 10))) in range(V)
+    assert model.read == 3, "a stream runs no further than it is asked"
+
+
+# The whole, beside transformers
+
+
+def hugging_face(model, prompts, length, **options):
+    """What ``GPT2LMHeadModel.generate`` appends with the same weights; the prompts padded on the left, as it wants."""
+    twin = GPT2LMHeadModel(GPT2Config(**to_gpt2_config(model.config)))
+    twin.load_state_dict(to_gpt2(model), strict=False)
+    twin = twin.double().eval()
+    width = max(map(len, prompts))
+    ids = torch.tensor([[0] * (width - len(p)) + list(p) for p in prompts])
+    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts])
+    plan = GenerationConfig(max_new_tokens=length, pad_token_id=0, bos_token_id=None, **options)
+    return twin.generate(ids, attention_mask=mask, generation_config=plan)[:, width:].tolist()
+
+
+def until(ids, stop):
+    """The ids before the first stop token."""
+    return ids[: next((i for i, token in enumerate(ids) if token in stop), len(ids))]
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("penalty", [1.0, 1.5])
+def test_greedy_is_that_of_transformers(seed, penalty):
+    model, prompts, stop = gpt(seed), [[1, 2, 3], [4], [5, 6, 7, 8, 9]], [10, 11]
+    theirs = hugging_face(model, prompts, 15, do_sample=False, repetition_penalty=1.0, eos_token_id=stop)
+    assert generate_batch(model, prompts, 15, temperature=0.0, stop=stop) == [until(ids, stop) for ids in theirs]
+    for prompt in prompts:  # alone, since transformers' penalty takes the padding for text
+        [theirs] = hugging_face(model, [prompt], 15, do_sample=False, repetition_penalty=penalty)
+        assert generate(model, prompt, 15, temperature=0.0, repetition_penalty=penalty) == theirs
+
+
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("n_beams", [1, 2, 3, 5])
+@pytest.mark.parametrize("length_penalty", [0.0, 1.0, 2.0, -1.0])
+@pytest.mark.parametrize("stop", [[], [10], [2, 10, 17]])
+def test_beam_is_that_of_transformers(seed, n_beams, length_penalty, stop):
+    model, prompt = gpt(seed), [1, 2, 3]
+    options = {"length_penalty": length_penalty, "eos_token_id": stop or None} if n_beams > 1 else {}
+    theirs = hugging_face(
+        model, [prompt], 12, num_beams=n_beams, num_return_sequences=n_beams, do_sample=False, **options
+    )
+    ours = beam(model, prompt, 12, n_beams, length_penalty, stop if n_beams > 1 else [])
+    assert [h.ids for h in ours] == [until(ids, stop if n_beams > 1 else []) for ids in theirs]
+
+
+@given(st.integers(0, 999), st.sampled_from([0.0, 1.0]), st.booleans())
+def test_wide_beam_finds_the_likeliest_text(seed, length_penalty, stops):
+    table = torch.rand(4, 4, generator=torch.Generator().manual_seed(seed)).double().softmax(-1)
+    stop, texts = {3} if stops else set(), {(0,): 0.0}  # every text of up to 3 tokens and its log-probability
+    ended = {}
+    for length in range(1, 4):
+        longer = {(*t, i): p + table[t[-1], i].log().item() for t, p in texts.items() for i in range(4)}
+        over = {t: p for t, p in longer.items() if t[-1] in stop or length == 3}
+        ended |= {t: p / length**length_penalty for t, p in over.items()}
+        texts = {t: p for t, p in longer.items() if t not in over}
+    best = max(ended, key=ended.get)
+    [first, *others] = beam(Chain(table.tolist()), [0], 3, 64, length_penalty, stop)
+    assert first.ids == list(until(best[1:], stop))
+    assert first.score == pytest.approx(ended[best]) and all(first.score >= other.score for other in others)
+
+
+@pytest.mark.parametrize("name", models())
+def test_beam_with_cache_is_beam_without(name):
+    texts = [beam(models()[name], [1, 2, 3], CONTEXT, 3, stop={5}, cache=cache) for cache in (True, False)]
+    assert [h.ids for h in texts[0]] == [h.ids for h in texts[1]]
+    for found in texts[0]:
+        assert found.log_prob == pytest.approx(found.score * (len(found.ids) + (len(found.ids) < CONTEXT)))
+
+
+def test_one_beam_is_greedy():
+    model = gpt(7)
+    assert beam(model, [1, 2], 30, n_beams=1)[0].ids == generate(model, [1, 2], 30, temperature=0.0)
+
+
 @pytest.mark.parametrize(
     "options, message",
     [
@@ -87,8 +279,16 @@ def test_model_is_shown_no_more_than_its_context():
         ({"top_k": 0}, "top_k=0"),
         ({"top_p": 0.0}, "top_p=0.0"),
         ({"top_p": 1.5}, "top_p=1.5"),
+        ({"min_p": 1.5}, "min_p=1.5"),
+        ({"repetition_penalty": 0.0}, "repetition_penalty=0.0"),
     ],
 )
 def test_bad_options_are_named(options, message):
     with pytest.raises(ValueError, match=message):
         generate(Chain([[1.0]]), **{"prompt": [0], "max_new_tokens": 1, **options})
+
+
+@pytest.mark.parametrize("options", [{"n_beams": 0}, {"max_new_tokens": 0}, {"prompt": []}])
+def test_bad_beams_are_named(options):
+    with pytest.raises(ValueError, match=r"prompt is empty|n_beams=0|max_new_tokens=0"):
+        beam(Chain([[1.0]]), **{"prompt": [0], "max_new_tokens": 1, **options})
