@@ -1,29 +1,26 @@
 """The command line: ``python -m minilm data | train | evaluate | generate``.
 
 One JSON object on standard output, for programs; progress and errors on standard error, for people. Exit code 0 says
-that the object is complete, 1 that the work could not be done, 2 that the command line was not understood.
-The flags of a command are the fields of its dataclass.
+that the object is complete, 1 that the work could not be done, 2 that the command line was not understood, 130 that
+Ctrl-C ended it.
+The flags of a command are the fields of its dataclass (``minilm.flags``).
 """
 
-import argparse
 import dataclasses
 import json
 import math
 import sys
-import typing
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from . import data, evaluate, generate, ngram, tokenizer
-
-
-def flag(help: str, *, default: Any = dataclasses.MISSING, **options: Any) -> Any:
-    """A dataclass field with the words that ``--help`` prints for it."""
-    return dataclasses.field(default=default, metadata={"help": help, **options})
+from . import checkpoint, cost, data, distributed, evaluate, generate, ngram, presets, tokenizer
+from .contract import LanguageModel
+from .flags import flag, parser
+from .recipe import train_tokenizer
+from .train import TrainConfig
 
 
 @dataclass(frozen=True)
@@ -53,31 +50,56 @@ class Data:
 
 @dataclass(frozen=True)
 class Train:
-    """train a model on a text: the first nine tenths train it, the last tenth scores it"""
+    """train a model on a text: the first nine tenths train it, the last tenth scores it; a stopped run goes on"""
 
-    model: str = flag("kind of model", choices=["ngram"])
+    preset: str = flag("kind of model and how it is trained", choices=["ngram", *presets.PRESETS])
     text: Path = flag("a UTF-8 text file, or a folder of them")
-    out: Path = flag("folder to write; it must not hold a model yet")
-    method: str = flag("smoothing", default="ModifiedKneserNey", choices=list(ngram.METHODS))
-    order: int = flag("n of the n-gram", default=5)
-    tokenizer: str = flag("unit of text", default="bpe", choices=["characters", "words", "bpe"])
-    vocab_size: int = flag("size of the vocabulary (characters: ignored)", default=1024)
+    out: Path = flag("folder to write; new, or holding this same run")
+    tokenizer: str | None = flag("unit of text, not the preset's", default=None, choices=["characters", "words", "bpe"])
+    vocab_size: int | None = flag("size of the vocabulary (characters: ignored)", default=None)
+    method: str | None = flag("ngram: smoothing (ModifiedKneserNey)", default=None, choices=list(ngram.METHODS))
+    order: int | None = flag("ngram: n (5)", default=None)
+    overrides: dict = dataclasses.field(default_factory=dict, metadata={"flags_of": TrainConfig})
 
     def run(self) -> dict:
         """Train, save and score; the object holds the score on the last tenth."""
+        train, held_out = data.split_text(data.read_text(self.text), (0.9, 0.1))
+        result = self._count(train) if self.preset == "ngram" else self._train(train, held_out)
+        if not distributed.here().first:
+            return {}
+        return {"out": str(self.out), **result, **report(*checkpoint.load(self.out), held_out)}
+
+    def _train(self, train: str, held_out: str) -> dict:
+        self._refuse(["method", "order"])
+        recipe = presets.preset(self.preset)
+        given = {k: getattr(self, k) for k in ("tokenizer", "vocab_size") if getattr(self, k) is not None}
+        recipe = dataclasses.replace(recipe, **given, train=dataclasses.replace(recipe.train, **self.overrides))
+        say(f"tokenizer: {recipe.tokenizer} on {len(train):,} characters")
+        units = presets.make_tokenizer(recipe, train, held_out)
+        say(str(cost.estimate(recipe, units.vocab_size)))
+        log = presets.run(recipe, train, held_out, self.out, tokenizer=units).log
+        return {name: log[-1][name] for name in ("step", "seconds")} | {"train_tokens": log[-1]["tokens"]}
+
+    def _count(self, train: str) -> dict:
+        self._refuse(list(self.overrides))
         if self.out.exists() and any(self.out.iterdir()):
             raise FileExistsError(
                 f"--out {self.out}: the folder is not empty; choose a new one, nothing is overwritten"
             )
-        train, held_out = data.split_text(data.read_text(self.text), (0.9, 0.1))
-        say(f"tokenizer: {self.tokenizer} on {len(train):,} characters")
-        units = train_tokenizer(self.tokenizer, train, self.vocab_size)
+        kind, method, order = self.tokenizer or "bpe", self.method or "ModifiedKneserNey", self.order or 5
+        say(f"tokenizer: {kind} on {len(train):,} characters")
+        units = train_tokenizer(kind, train, self.vocab_size or 1024)
         ids = torch.tensor(units.encode(train))
-        say(f"{self.method}, order {self.order}, on {len(ids):,} tokens")
-        model = ngram.METHODS[self.method](ngram.count(ids, self.order, units.vocab_size))
+        say(f"{method}, order {order}, on {len(ids):,} tokens")
+        model = ngram.METHODS[method](ngram.count(ids, order, units.vocab_size))
         units.save(self.out / "tokenizer.json")
         model.save(self.out)
-        return {"out": str(self.out), "train_tokens": len(ids), **report(model, units, held_out)}
+        return {"train_tokens": len(ids)}
+
+    def _refuse(self, names: list[str]) -> None:
+        wrong = [name for name in names if self.overrides.get(name, getattr(self, name, None)) is not None]
+        if wrong:
+            raise ValueError(f"--{wrong[0].replace('_', '-')} says nothing to --preset {self.preset}: leave it out")
 
 
 @dataclass(frozen=True)
@@ -89,7 +111,7 @@ class Evaluate:
 
     def run(self) -> dict:
         """The score of the whole text."""
-        return {"model": str(self.model), **report(*load(self.model), data.read_text(self.text))}
+        return {"model": str(self.model), **report(*checkpoint.load(self.model), data.read_text(self.text))}
 
 
 @dataclass(frozen=True)
@@ -106,28 +128,14 @@ class Generate:
 
     def run(self) -> dict:
         """Prompt and continuation as text, and the new ids."""
-        model, units = load(self.model)
+        model, units = checkpoint.load(self.model)
         options = {k: getattr(self, k) for k in ("max_new_tokens", "temperature", "top_k", "top_p", "seed")}
         prompt = units.encode(self.prompt)
         ids = generate.generate(model, prompt, **options)
         return {"text": units.decode(prompt + ids), "ids": ids}
 
 
-def train_tokenizer(kind: str, text: str, vocab_size: int) -> tokenizer.Tokenizer:
-    """A tokenizer of the named kind, made from ``text``."""
-    if kind == "characters":
-        return tokenizer.Characters.train(text)
-    return {"words": tokenizer.Words, "bpe": tokenizer.BPE}[kind].train(text, vocab_size)
-
-
-def load(folder: Path) -> tuple[ngram.NGram, tokenizer.Tokenizer]:
-    """The model and the tokenizer that `Train` saved in ``folder``."""
-    if not (folder / "config.json").exists():
-        raise FileNotFoundError(f"{folder}: no config.json there; name a folder that `python -m minilm train` wrote")
-    return ngram.load(folder), tokenizer.load(folder / "tokenizer.json")
-
-
-def report(model: ngram.NGram, units: tokenizer.Tokenizer, text: str) -> dict:
+def report(model: LanguageModel, units: tokenizer.Tokenizer, text: str) -> dict:
     """A `minilm.evaluate.Score` as plain numbers."""
     score = evaluate.score(model, units, text)
     return {
@@ -141,46 +149,32 @@ def report(model: ngram.NGram, units: tokenizer.Tokenizer, text: str) -> dict:
 
 
 def say(message: str) -> None:
-    """One line of progress."""
-    print(message, file=sys.stderr, flush=True)
+    """One line of progress, said by one process."""
+    if distributed.here().first:
+        print(message, file=sys.stderr, flush=True)
 
 
 COMMANDS: dict[str, type] = {"data": Data, "train": Train, "evaluate": Evaluate, "generate": Generate}
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line, read off the dataclasses: a field without a default is required."""
-    top = argparse.ArgumentParser("python -m minilm", description="Language models, from counting to a real LLM.")
-    commands = top.add_subparsers(dest="command", required=True)
-    for name, cls in COMMANDS.items():
-        one = commands.add_parser(name, help=cls.__doc__, description=cls.__doc__)
-        hints = typing.get_type_hints(cls)
-        for field in dataclasses.fields(cls):
-            add_flag(one, field, hints[field.name])
-    return top
-
-
-def add_flag(parser: argparse.ArgumentParser, field: dataclasses.Field, hint: Any) -> None:
-    """One field as one flag; ``X | None`` and ``list[X]`` are read as X."""
-    options = dict(field.metadata)
-    kind: Callable = next((t for t in typing.get_args(hint) if t is not type(None)), hint)
-    if options.pop("positional", False):
-        parser.add_argument(field.name, type=kind, **options)
-    else:
-        required = field.default is dataclasses.MISSING
-        default = {} if required else {"default": field.default}
-        parser.add_argument("--" + field.name.replace("_", "-"), type=kind, required=required, **default, **options)
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; the exit code says how it went."""
-    given = vars(parser().parse_args(arguments))
-    command = COMMANDS[given.pop("command")](**given)
+    top = parser("python -m minilm", "Language models, from counting to a real LLM.", COMMANDS)
+    given = vars(top.parse_args(arguments))
+    cls = COMMANDS[given.pop("command")]
+    own = {field.name for field in dataclasses.fields(cls)}
+    if overrides := {name: given.pop(name) for name in list(given) if name not in own}:
+        given["overrides"] = {k: tuple(v) if isinstance(v, list) else v for k, v in overrides.items()}
     try:
-        print(json.dumps(command.run(), ensure_ascii=False, allow_nan=False))
+        result = cls(**given).run()
+        if distributed.here().first:
+            print(json.dumps(result, ensure_ascii=False, allow_nan=False))
     except (data.DataError, ValueError, OSError) as error:
         say(f"minilm: {error}")
         return 1
+    except KeyboardInterrupt as stop:
+        say(f"minilm: {stop or 'interrupted'}")
+        return 130
     return 0
 
 

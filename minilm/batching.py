@@ -1,18 +1,23 @@
 """From token ids to the rectangular tensors a model takes.
 
 A long stream is cut into ``windows``; rows of unequal length are filled up by ``pad``; ``batches`` shuffles rows and
-hands them out as next-token batches. Letters: N ids or rows, B batch, T time.
+hands them out as next-token batches; ``sample`` draws windows without end, as a `Stream`. Letters: N ids or rows,
+B batch, T time.
 
 Not here: text (``minilm.data``) and ids (``minilm.tokenizer``).
 """
 
-from collections.abc import Iterator, Sequence
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
 from .contract import IGNORE, Batch, next_token
+
+Stream = Callable[[int], Batch]
+"""What a model is trained on: the batch of step s, a function of s alone, so a run can stop and go on anywhere."""
 
 
 def windows(ids: Int[Tensor, " N"], context: int, stride: int | None = None) -> Int[Tensor, "B T"]:
@@ -73,3 +78,46 @@ def batches(rows: Int[Tensor, "N T"], batch_size: int, seed: int = 0) -> Iterato
         raise ValueError(f"batch_size is {batch_size}: at least 1 row is needed")
     order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))
     return (next_token(rows[chosen]) for chosen in order.split(batch_size))
+
+
+def sample(ids: Int[Tensor, " N"], context: int, batch_size: int, seed: int = 0) -> Stream:
+    """A `Stream` of next-token batches: ``batch_size`` windows of ``context`` inputs, drawn anywhere in ``ids``.
+
+    Every place is equally likely at every step; the draw is decided by ``seed`` and the step.
+    Raises ValueError for a batch size below 1, or ids that do not fill one window.
+
+    >>> stream = sample(torch.arange(100), context=4, batch_size=2)
+    >>> stream(7).targets.shape, torch.equal(stream(7).targets, stream(7).inputs[0] + 1)
+    (torch.Size([2, 4]), True)
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}: at least 1 row is needed")
+    rows = windows(ids, context, stride=1)
+
+    def batch(step: int) -> Batch:
+        generator = torch.Generator().manual_seed(derived_seed(seed, step))
+        return next_token(rows[torch.randint(len(rows), (batch_size,), generator=generator)])
+
+    return batch
+
+
+def derived_seed(*parts: int | str) -> int:
+    """A seed made of several: those of neighbouring steps, or of neighbouring seeds, have nothing in common.
+
+    >>> derived_seed(0, 1) == derived_seed(0, 1), derived_seed(0, 1) == derived_seed(1, 0)
+    (True, False)
+    """
+    return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=7).digest())
+
+
+def split(batch: Batch, n: int) -> list[Batch]:
+    """A batch as ``n`` batches of as many rows each. Raises ValueError where n does not divide the rows.
+
+    >>> [part.targets.tolist() for part in split(next_token(torch.arange(6).reshape(2, 3)), 2)]
+    [[[1, 2]], [[4, 5]]]
+    """
+    rows = len(batch.targets)
+    if n < 1 or rows % n:
+        raise ValueError(f"a batch of {rows} rows cannot be split into {n} equal parts: choose a batch size n divides")
+    parts = zip(*(tensor.split(rows // n) for tensor in (*batch.inputs, batch.targets)), strict=True)
+    return [Batch(tuple(inputs), targets) for *inputs, targets in parts]

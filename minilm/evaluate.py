@@ -14,10 +14,14 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from scipy.stats import bootstrap
-from torch import Tensor
+from torch import Tensor, nn
 
-from .contract import LanguageModel
+from .batching import windows
+from .contract import LanguageModel, next_token
 from .tokenizer import Tokenizer
+
+BLOCK_LOGITS = 2**22
+"""How many logits are computed at once: 16 megabytes of them."""
 
 BLOCK_BYTES = 2_000
 """Length of a bootstrap block: some twenty lines, beyond which one line tells little about the next."""
@@ -31,7 +35,8 @@ def nll(
 
     The first token is context only. A model that reads at most ``context`` tokens (default: the model's own bound)
     sees the stream in windows that advance by ``stride`` (default: the whole window), so a token right after a window
-    border has little context; a smaller stride gives each token more of it, and costs more.
+    border has little context; a smaller stride gives each token more of it, and costs more. A model with a
+    ``score`` of its own reads the stream whole, unless it has no bound and ``context`` gives it one.
 
     Raises ValueError for fewer than 2 ids, or a stride outside 1..context.
 
@@ -44,20 +49,31 @@ def nll(
     """
     if len(ids) < 2:
         raise ValueError(f"ids holds {len(ids)} tokens: scoring needs 2 or more, since the first is only context")
-    if hasattr(model, "score"):
-        return -model.score(ids[None])[0]
+    if hasattr(model, "score") and (context is None or model.context is not None):
+        return -model.score(ids[None].to(_device(model)))[0].cpu()
     context = context or model.context or len(ids)
     stride = stride or context
     if not 1 <= stride <= context:
         raise ValueError(f"stride={stride}: a window of {context} tokens can advance by 1 to {context}")
+    width = min(context, len(ids) - 1)
+    last = len(ids) - 1 - width
+    rows = windows(ids.to(_device(model)), width, stride=1)  # a view: no window is copied before its turn
     scored, done = [], 0
-    for end in range(min(context, len(ids) - 1), len(ids) - 1 + stride, stride):
-        end = min(end, len(ids) - 1)
-        begin = max(0, end - context)
-        log_probs = model(ids[None, begin:end])[0, done - begin :].log_softmax(-1)
-        scored.append(-log_probs.gather(-1, ids[done + 1 : end + 1, None])[:, 0])
-        done = end
+    for starts in torch.arange(0, last + stride, stride).clamp(max=last).split(_rows_at_once(model, width)):
+        batch = next_token(rows[starts])
+        log_probs = model(*batch.inputs).log_softmax(-1).gather(-1, batch.targets[..., None])[..., 0]
+        for start, row in zip(starts.tolist(), -log_probs.cpu(), strict=True):
+            scored.append(row[done - start :])
+            done = start + width
     return torch.cat(scored)
+
+
+def _device(model: LanguageModel) -> torch.device:
+    return next(model.parameters()).device if isinstance(model, nn.Module) else torch.device("cpu")
+
+
+def _rows_at_once(model: LanguageModel, width: int) -> int:
+    return max(1, BLOCK_LOGITS // (width * model.vocab_size))
 
 
 def perplexity(nats: Float[Tensor, " N"]) -> float:

@@ -6,11 +6,13 @@ title or a second layer. A figure's words (caption, alternative text) belong to 
 Reference for the palette: Okabe & Ito 2008, "Color Universal Design".
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+from IPython.display import display
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import ScalarFormatter
@@ -151,3 +153,24 @@ def plain_ticks(ax: Axes, axis: str = "y") -> Axes:
     for which in axis:
         getattr(ax, f"{which}axis").set_major_formatter(ScalarFormatter())
     return ax
+
+
+def live(ylabel: str = "nats per token") -> Callable[[Mapping[str, Any]], None]:
+    """A curve below the cell that grows while a model trains: ``train(..., watch=live())``.
+
+    Each record redraws it in its place: the loss on the training batches, and on the held-out text where measured.
+    """
+    ax, records = axes(size=(6.4, 3.2)), []
+    plt.close(ax.figure)  # it is displayed here, not once more at the end of the cell
+    handle = display(ax.figure, display_id=True)
+
+    def watch(record: Mapping[str, Any]) -> None:
+        records.append(record)
+        names = {"train_loss": "training", "val_loss": "held-out"}
+        series = {label: [one[name] for one in records] for name, label in names.items() if name in record}
+        ax.clear()
+        lines([one["step"] for one in records], series, "step", ylabel, ax=ax)
+        if handle is not None:  # None outside a notebook
+            handle.update(ax.figure)
+
+    return watch

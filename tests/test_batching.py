@@ -5,8 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minilm.batching import batches, pad, padded, windows
-from minilm.contract import IGNORE, loss
+from minilm.batching import batches, derived_seed, pad, padded, sample, split, windows
+from minilm.contract import IGNORE, Batch, loss
 
 ids = st.integers(0, 50)
 rows = st.lists(st.lists(ids, max_size=8), min_size=1, max_size=6)
@@ -82,3 +82,52 @@ def test_the_order_depends_on_the_seed_and_not_on_the_global_state():
 def test_batches_refuse_size_zero_at_once():
     with pytest.raises(ValueError, match="batch_size is 0"):
         batches(torch.zeros(3, 2, dtype=torch.long), 0)
+
+
+@given(st.integers(5, 40), st.integers(1, 4), st.integers(1, 5), st.integers(0, 9), st.integers(0, 10**6))
+def test_a_sample_is_windows_of_the_stream_decided_by_seed_and_step(n, context, batch_size, seed, step):
+    ids = torch.arange(100, 100 + n)  # each id tells where it stood
+    batch = sample(ids, context, batch_size, seed)(step)
+    (inputs,) = batch.inputs
+    assert inputs.shape == batch.targets.shape == (batch_size, context)
+    assert torch.equal(inputs, inputs[:, :1] + torch.arange(context)) and torch.equal(batch.targets, inputs + 1)
+    assert inputs.min() >= 100 and batch.targets.max() < 100 + n
+    torch.manual_seed(step)
+    assert torch.equal(sample(ids, context, batch_size, seed)(step).targets, batch.targets)
+
+
+def test_every_place_is_drawn_equally_often():
+    """Also the first and the last window; 6 places, 3000 draws: a chi-square beyond 25.7 has a chance of 1 in 10000."""
+    stream = sample(torch.arange(8), context=2, batch_size=3)
+    counts = torch.bincount(torch.cat([stream(step).inputs[0][:, 0] for step in range(1000)]), minlength=6)
+    assert len(counts) == 6 and ((counts - 500) ** 2 / 500).sum() < 25.7
+
+
+def test_steps_and_seeds_differ():
+    ids = torch.arange(10_000)
+    batches = [sample(ids, 4, 8, seed)(step).targets for seed in range(3) for step in range(3)]
+    assert len({tuple(batch[:, 0].tolist()) for batch in batches}) == 9
+    assert len({derived_seed(a, b) for a in range(30) for b in range(30)}) == 900
+
+
+def test_sample_refuses_what_cannot_be_drawn():
+    with pytest.raises(ValueError, match="batch_size is 0"):
+        sample(torch.arange(9), 3, 0)
+    with pytest.raises(ValueError, match="at least 10"):
+        sample(torch.arange(9), 9, 1)
+
+
+@given(st.integers(1, 4), st.integers(1, 4), st.integers(1, 3))
+def test_parts_are_the_batch_in_order(n, rows, inputs):
+    tensors = [torch.randint(9, (n * rows, 2)) for _ in range(inputs + 1)]
+    parts = split(Batch(tuple(tensors[:-1]), tensors[-1]), n)
+    assert len(parts) == n and all(len(part.inputs) == inputs and len(part.targets) == rows for part in parts)
+    for k in range(inputs):
+        assert torch.equal(torch.cat([part.inputs[k] for part in parts]), tensors[k])
+    assert torch.equal(torch.cat([part.targets for part in parts]), tensors[-1])
+
+
+@pytest.mark.parametrize("n", [0, 2, 4])
+def test_unequal_parts_are_refused(n):
+    with pytest.raises(ValueError, match=f"3 rows cannot be split into {n} equal parts"):
+        split(Batch((torch.zeros(3, 2),), torch.zeros(3, 2)), n)

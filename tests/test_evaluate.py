@@ -150,3 +150,17 @@ def test_one_block_has_no_interval():
 def test_bad_input_is_named(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+class Reader(Recency):
+    """A model with a score of its own."""
+
+    def score(self, ids):
+        return torch.full((len(ids), ids.shape[1] - 1), -7.0)
+
+
+def test_a_score_of_its_own_is_used_unless_windows_are_asked_for_where_there_is_no_bound():
+    ids = torch.arange(9) % 3
+    assert (evaluate.nll(Reader(), ids) == 7).all()
+    assert (evaluate.nll(Reader(context=2), ids, context=4) == 7).all()
+    torch.testing.assert_close(evaluate.nll(Reader(), ids, context=4), evaluate.nll(Recency(), ids, context=4))

@@ -10,7 +10,10 @@ ORDER = """
     files sdist_backend archive cards clean duplicates splits batching data
     bpe tokenizer_file vocabulary tokenizer
     counts discounts recursion ngram
-    generate evaluate plots __main__
+    rnn layers attention transformer gpt gpt2_files
+    generate beam evaluate
+    machine optim distributed checkpoint trainer train recipe presets cost
+    flags plots __main__
 """.split()
 FOLDER = Path(minilm.__file__).parent
 

@@ -1,14 +1,17 @@
 """The command line from outside: one JSON object out, errors in words, nothing overwritten."""
 
+import dataclasses
 import json
 import random
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from minilm import data, evaluate, ngram, tokenizer
+from minilm import checkpoint, data, evaluate, ngram, presets, tokenizer
 from minilm.__main__ import main
+from minilm.train import TrainConfig
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +26,7 @@ def text(tmp_path_factory):
 @pytest.fixture(scope="module")
 def folder(text, tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "model"
-    assert main(["train", "--model", "ngram", "--text", str(text), "--out", str(out), "--vocab-size", "300"]) == 0
+    assert main(["train", "--preset", "ngram", "--text", str(text), "--out", str(out), "--vocab-size", "300"]) == 0
     return out
 
 
@@ -36,7 +39,7 @@ def run(capsys, *arguments) -> dict:
 
 @pytest.mark.parametrize("units", ["characters", "words", "bpe"])
 def test_train_then_evaluate_gives_the_same_score_of_the_last_tenth(capsys, text, tmp_path, units):
-    trained = run(capsys, "train", "--model", "ngram", "--text", text, "--out", tmp_path / "m", "--order", 3,
+    trained = run(capsys, "train", "--preset", "ngram", "--text", text, "--out", tmp_path / "m", "--order", 3,
                   "--tokenizer", units, "--vocab-size", 300)  # fmt: skip
     held_out = tmp_path / "held_out.txt"
     held_out.write_text(data.split_text(text.read_text(), (0.9, 0.1))[1], encoding="utf-8")
@@ -64,9 +67,98 @@ def test_generate_continues_the_prompt_and_obeys_the_seed(capsys, folder):
 
 def test_a_folder_with_work_in_it_is_left_alone(capsys, folder, text):
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    assert main(["train", "--model", "ngram", "--text", str(text), "--out", str(folder)]) == 1
+    assert main(["train", "--preset", "ngram", "--text", str(text), "--out", str(folder)]) == 1
     assert "not empty" in capsys.readouterr().err
     assert before == {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.fixture(scope="module")
+def network(text, tmp_path_factory) -> list[str]:
+    """The command line of a short training."""
+    out = tmp_path_factory.mktemp("runs") / "network"
+    command = ["train", "--preset", "fast", "--steps", "4", "--eval-every", "2", "--text", str(text), "--out", str(out)]
+    assert main(command) == 0
+    return command
+
+
+def test_a_preset_leaves_a_log_and_a_model_scored_on_the_last_tenth(capsys, network, text):
+    out = Path(network[-1])
+    log = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    assert [record["step"] for record in log] == [2, 4]
+    assert log[-1].keys() == {"step", "tokens", "seconds", "train_loss", "val_loss", "bits_per_byte"}
+    assert log[-1]["tokens"] == 4 * 12 * 64
+    model, units = checkpoint.load(out)
+    score = evaluate.score(model, units, data.split_text(text.read_text(), (0.9, 0.1))[1])
+    assert log[-1]["bits_per_byte"] == pytest.approx(score.bits_per_byte, abs=1e-6)
+    assert log[-1]["val_loss"] == pytest.approx(score.nats.sum() / score.tokens, abs=1e-6)
+    assert {"config.json", "model.safetensors", "tokenizer.json"} <= {path.name for path in out.iterdir()}
+
+
+def test_a_finished_run_prints_its_result_and_changes_nothing(capsys, network):
+    before = {path.name: path.read_bytes() for path in Path(network[-1]).iterdir()}
+    result = run(capsys, *network)
+    assert main(network) == 0
+    assert "finished" in capsys.readouterr().err
+    log = [json.loads(line) for line in before["log.jsonl"].decode().splitlines()]
+    assert result["bits_per_byte"] == pytest.approx(log[-1]["bits_per_byte"], abs=1e-6)
+    assert (result["step"], result["train_tokens"], result["seconds"]) == (4, log[-1]["tokens"], log[-1]["seconds"])
+    assert before == {path.name: path.read_bytes() for path in Path(network[-1]).iterdir()}
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (["--steps", "5"], "train.steps is 4 there, 5 here"),
+        (["--seed", "1"], "train.seed is 0 there, 1 here"),
+        (["--betas", "0.8", "0.9"], "train.betas"),
+        (["--preset", "reference"], "holds another run"),
+        (["--text", "{other}"], "data is"),
+        (["--steps", "0"], "steps=0"),
+        (["--order", "3"], "--order says nothing to --preset fast"),
+        (["--preset", "ngram"], "--steps says nothing to --preset ngram"),
+    ],
+)
+def test_another_run_in_the_same_folder_overwrites_nothing(change, message, capsys, network, text, tmp_path):
+    other = tmp_path / "other.txt"
+    other.write_text(text.read_text().replace("cat", "rat", 1))  # one letter, of the length it had
+    before = {path.name: path.read_bytes() for path in Path(network[-1]).iterdir()}
+    capsys.readouterr()
+    assert main([*network, *(part.format(other=other) for part in change)]) == 1
+    out, err = capsys.readouterr()
+    assert out == "" and message in err
+    assert before == {path.name: path.read_bytes() for path in Path(network[-1]).iterdir()}
+
+
+def test_one_command_evaluates_and_continues_with_every_kind_of_model(capsys, network, text):
+    model = network[-1]
+    assert run(capsys, "evaluate", model, "--text", text)["bits_per_byte"] > 0
+    command = ["generate", model, "--prompt", "the cat", "--seed", "4", "--max-new-tokens", "9"]
+    one, same = run(capsys, *command), run(capsys, *command)
+    assert one == same and one["text"].startswith("the cat") and len(one["ids"]) == 9
+
+
+def test_the_cost_is_said_before_the_first_step(capsys, network):
+    main(network)
+    shown = capsys.readouterr().err
+    assert "fast: " in shown and "parameters" in shown and "GB of memory" in shown and "for two cores" in shown
+
+
+def test_every_number_of_a_training_has_a_flag_with_its_words(capsys):
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    for field in dataclasses.fields(TrainConfig):
+        assert f"--{field.name.replace('_', '-')} " in shown or f"--{field.name}," in shown
+    assert "the highest rate, which the schedule scales" in shown
+
+
+def test_ctrl_c_is_exit_code_130_and_says_how_to_go_on(capsys, text, tmp_path, monkeypatch):
+    def stop(*_, **__):
+        raise KeyboardInterrupt("stopped after step 7: the same command goes on from there")
+
+    monkeypatch.setattr(presets, "run", stop)
+    assert main(["train", "--preset", "fast", "--text", str(text), "--out", str(tmp_path / "o")]) == 130
+    assert "goes on from there" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -72,3 +72,18 @@ def test_svg_is_the_same_at_every_run(tmp_path):
     for name in ("a", "b"):
         plots.lines([1, 2], {"s": [1, 2]}, "x", "y").figure.savefig(tmp_path / f"{name}.svg", metadata={"Date": None})
     assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
+
+
+def test_a_live_curve_is_redrawn_in_its_place(monkeypatch):
+    shown, updated = [], []
+
+    class Handle:
+        update = staticmethod(updated.append)
+
+    monkeypatch.setattr(plots, "display", lambda figure, display_id: shown.append(figure) or Handle)
+    watch = plots.live()
+    for step, loss in ((10, 3.0), (20, 2.5)):
+        watch({"step": step, "train_loss": loss, "val_loss": loss + 0.1, "seconds": 1.0})
+    assert len(shown) == 1 and updated == shown * 2
+    curves = {line.get_label(): line.get_xydata().tolist() for line in shown[0].axes[0].lines}
+    assert curves == {"training": [[10, 3.0], [20, 2.5]], "held-out": [[10, 3.1], [20, 2.6]]}
