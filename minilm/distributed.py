@@ -68,6 +68,7 @@ def joined() -> Iterator[World]:
     dist.init_process_group("nccl" if world.device.type == "cuda" else "gloo", timeout=TIMEOUT)
     try:
         yield world
+        dist.barrier()  # gloo's thread lets go of our tensors; or it waits for Python's lock, and we for its end
     finally:
         dist.destroy_process_group()
 
