@@ -18,7 +18,7 @@
 #
 # **How can a model look back at any token it has read, and what does the look cost?**
 #
-# *About two minutes on two cores. You need {ref}`ch-concepts` for the {term}`cross-entropy`. {ref}`ch-ngram` and
+# *About three minutes on two cores. You need {ref}`ch-concepts` for the {term}`cross-entropy`. {ref}`ch-ngram` and
 # {ref}`chapter 4 on recurrent networks, planned <page-map>` show the two problems that this chapter solves.*
 #
 # An {term}`n-gram` model looks at the last $n-1$ tokens and at nothing else. A recurrent network reads everything, but

@@ -251,10 +251,11 @@ def test_wide_beam_finds_the_likeliest_text(seed, length_penalty, stops):
         over = {t: p for t, p in longer.items() if t[-1] in stop or length == 3}
         ended |= {t: p / length**length_penalty for t, p in over.items()}
         texts = {t: p for t, p in longer.items() if t not in over}
-    best = max(ended, key=ended.get)
+    best = max(ended.values())
     [first, *others] = beam(Chain(table.tolist()), [0], 3, 64, length_penalty, stop)
-    assert first.ids == list(until(best[1:], stop))
-    assert first.score == pytest.approx(ended[best]) and all(first.score >= other.score for other in others)
+    equals = [t for t, score in ended.items() if score > best - 1e-9]  # the same steps in another order are a tie
+    assert first.ids in [list(until(t[1:], stop)) for t in equals]
+    assert first.score == pytest.approx(best) and all(first.score >= other.score for other in others)
 
 
 @pytest.mark.parametrize("name", models())
