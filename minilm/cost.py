@@ -7,14 +7,14 @@ References: Kaplan et al. 2020, section 2.1; Chowdhery et al. 2022, appendix B (
 """
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from . import distributed
 from .machine import threads
 from .recipe import Recipe, build
-from .transformer import Config
+from .transformer import Config, flops
 
 OVERHEAD = 2.0
 """A step takes about so many times what its matrix products alone would; measured on the presets for two cores."""
@@ -52,22 +52,21 @@ def estimate(recipe: Recipe, vocab_size: int) -> Cost:
         parameters = sum(p.numel() for p in build(recipe, vocab_size).parameters())
     world, c = distributed.here(), recipe.train
     tokens = c.steps * c.batch_size * recipe.context
-    flops = 3.0 * tokens * forward_flops(recipe, vocab_size)  # the backward pass costs two forward passes
+    operations = 3.0 * tokens * forward_flops(recipe, vocab_size)  # the backward pass costs two forward passes
     at_once = c.batch_size * recipe.context // (c.accumulate * world.size) or 1
     memory = 16.0 * parameters / (world.size if c.shard else 1) + 4 * at_once * activations(recipe, vocab_size)
-    return Cost(recipe, parameters, tokens, flops, memory, OVERHEAD * flops / world.size / rate(recipe, at_once))
+    seconds = OVERHEAD * operations / world.size / rate(recipe, at_once)
+    return Cost(recipe, parameters, tokens, operations, memory, seconds)
 
 
 def forward_flops(recipe: Recipe, vocab_size: int) -> int:
     """Operations per token of one forward pass: two for every weight that multiplies, and those of attention."""
+    m, T = recipe.model, recipe.context
+    if isinstance(m, Config):
+        return sum(flops(replace(m, vocab_size=vocab_size), T).values()) // T
     with torch.device("meta"):
         model = build(recipe, vocab_size)
-    tied = getattr(recipe.model, "tied", True)
-    others = {"position.weight", "conv"} | (set() if tied else {"embedding.weight"})  # looked up, or a few per token
-    weights = sum(p.numel() for name, p in model.named_parameters() if p.dim() > 1 and name not in others)
-    m = recipe.model
-    scores = 4 * m.n_layers * recipe.context * m.d_model if isinstance(m, Config) else 0
-    return 2 * weights + scores
+    return 2 * sum(p.numel() for p in model.parameters() if p.dim() > 1)
 
 
 def activations(recipe: Recipe, vocab_size: int) -> int:

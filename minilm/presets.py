@@ -15,6 +15,7 @@ from contextlib import suppress
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from . import checkpoint, data
 from .recipe import Recipe, Trained, build, checksum, make_tokenizer, run, with_seed
@@ -23,8 +24,8 @@ from .train import Record, TrainConfig
 from .transformer import Config
 
 __all__ = [
-    "PRESETS", "Recipe", "Trained", "build", "make_tokenizer", "preset", "run", "small_text", "texts", "trained",
-    "with_seed",
+    "PRESETS", "Recipe", "Trained", "build", "make_tokenizer", "preset", "recorded", "run", "small_text", "texts",
+    "trained", "with_seed",
 ]  # fmt: skip
 
 V = 1
@@ -38,6 +39,9 @@ DECISIVE = (
 )
 DECISIVE += ["trainer", "recipe"]
 """The modules on which a trained model depends."""
+
+RUNS = Path(__file__).parents[1] / "book" / "runs"
+"""Where the records of long runs lie."""
 
 MODERN = {"norm": "rms", "activation": "relu2", "positions": "rotary", "bias": False, "qk_norm": True}
 
@@ -55,17 +59,24 @@ PRESETS = {
         Recipe(
             "fast",
             Config(V, context=64, d_model=128, n_layers=3, n_heads=4, **QUICK),
-            TrainConfig(240, 12, learning_rate=0.018, schedule="linear", final=0.0, optimizer="muon", eval_every=10),
+            TrainConfig(260, 12, learning_rate=0.018, schedule="linear", final=0.0, optimizer="muon", eval_every=10),
         ),
         Recipe(
             "long",
-            Config(V, context=256, d_model=256, n_layers=6, n_heads=4, **QUICK),
-            TrainConfig(850, 12, 0.012, warmup=20, schedule="linear", final=0.0, optimizer="muon", eval_every=50),
+            Config(V, context=192, d_model=192, n_layers=5, n_heads=3, **QUICK),
+            TrainConfig(1800, 16, 0.012, warmup=20, schedule="linear", final=0.0, optimizer="muon", eval_every=100),
         ),
         Recipe(
             "gpt",
-            Config(V, context=128, d_model=192, n_layers=4, n_heads=4),
-            TrainConfig(450, 12, 0.012, warmup=10, schedule="linear", final=0.0, optimizer="muon", eval_every=150),
+            Config(V, context=128, d_model=128, n_layers=3, n_heads=4, **QUICK),
+            TrainConfig(1700, 8, 0.02, warmup=20, schedule="linear", final=0.0, optimizer="muon", eval_every=340),
+            tokenizer="bpe",
+            vocab_size=1024,
+        ),
+        Recipe(
+            "gpt2-mini",
+            Config(V, context=256, d_model=128, n_layers=4, n_heads=4),
+            TrainConfig(700, 6, 0.012, warmup=20, schedule="linear", final=0.0, optimizer="muon", eval_every=175),
             tokenizer="bpe",
             vocab_size=1024,
         ),
@@ -134,6 +145,22 @@ def trained(
         if log[-1]["step"] == chosen.train.steps:
             return Trained(*checkpoint.load(folder), log)
     return run(chosen, text, held_out, folder, progress, watch)
+
+
+def recorded(name: str) -> dict[str, Any]:
+    """What a run too long for a notebook measured: its ``command``, ``machine``, ``date`` and ``rows``.
+
+    The records lie in book/runs, beside the package in a clone; book/_tools/record.py makes them.
+    Raises ValueError for a name without a record.
+
+    >>> recorded("ablation")["command"]
+    'python book/_tools/record.py ablation'
+    """
+    path = RUNS / f"{name}.json"
+    if not path.is_file():
+        there = ", ".join(sorted(file.stem for file in RUNS.glob("*.json"))) or f"none in {RUNS}"
+        raise ValueError(f"there is no record {name!r}: the records are {there}")
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def texts(corpus: str) -> tuple[str, str]:

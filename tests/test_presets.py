@@ -1,6 +1,7 @@
 """Recipes: what they build, what they cost by PyTorch's own count, and that a model is trained once."""
 
 from dataclasses import asdict, replace
+from datetime import date
 
 import pytest
 import torch
@@ -143,3 +144,15 @@ def test_the_small_text_is_the_same_for_everyone(monkeypatch):
     monkeypatch.setattr(data, "load", {"shakespeare": Corpus}.get)
     assert presets.small_text() == ("ab" * presets.SMALL)[: presets.SMALL]
     assert asdict(presets.preset("reference").model)["context"] == 64
+
+
+@pytest.mark.parametrize("path", sorted(presets.RUNS.glob("*.json")), ids=lambda path: path.stem)
+def test_a_record_says_how_and_where_it_was_made(path):
+    record = presets.recorded(path.stem)
+    assert record["command"] == f"python book/_tools/record.py {path.stem}" and " core" in record["machine"]
+    assert date.fromisoformat(record["date"]) and record["rows"]
+
+
+def test_a_record_that_is_not_there():
+    with pytest.raises(ValueError, match="there is no record 'nothing': the records are"):
+        presets.recorded("nothing")
