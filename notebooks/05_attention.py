@@ -19,7 +19,7 @@
 # **How can a model look back at any token it has read, and what does the look cost?**
 #
 # *About three minutes on two cores. You need {ref}`ch-concepts` for the {term}`cross-entropy`. {ref}`ch-ngram` and
-# {ref}`chapter 4 on recurrent networks, planned <page-map>` show the two problems that this chapter solves.*
+# {ref}`ch-rnn` show the two problems that this chapter solves.*
 #
 # An {term}`n-gram` model looks at the last $n-1$ tokens and at nothing else. A recurrent network reads everything, but
 # what it has read must fit into one vector of fixed size, overwritten at every step. Both lose the beginning of a
@@ -537,7 +537,7 @@ class AttentionOnly(nn.Module):
 # %% [markdown]
 # One function trains it on any task of this chapter. A task is a function that draws `ids` and `targets`; a target of
 # $-100$ is not scored. Where `targets` has a last axis, the model answers several questions at every position. (How
-# to choose optimizer and learning rate is the business of {ref}`chapter 8 on training, planned <page-map>`.)
+# to choose optimizer and learning rate is the business of {ref}`ch-training`.)
 
 
 # %%

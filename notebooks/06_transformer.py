@@ -391,7 +391,7 @@ print(
 # {numref}`fig-tf-activations` shows three activations. The Transformer of 2017 used the ReLU, $\max(x, 0)$. GPT-2
 # uses the GELU {cite}`hendrycks2016`, $x\,\Phi(x)$ with the normal distribution function $\Phi$: an input is let
 # through as far as it is unusually large. It is smooth, and its slope is nowhere exactly zero for long. The squared
-# ReLU came out of a search for cheaper training {cite}`so2021`, and {ref}`chapter 8 on training, planned <page-map>` measures what it is worth here.
+# ReLU came out of a search for cheaper training {cite}`so2021`, and {ref}`ch-training` measures what it is worth here.
 
 # %% mystnb={"figure": {"name": "fig-tf-activations", "caption": "Three activations of the MLP."}, "image": {"alt": "Three curves from minus 3 to 2. ReLU is zero up to 0 and then rises straight to 2. GELU follows it closely but dips to minus 0.17 near minus 0.75. The squared ReLU is zero up to 0 and then rises as a parabola to 4."}}
 x = torch.linspace(-3, 2, 101)
@@ -450,7 +450,7 @@ for norm_first in (True, False):
 
 # %% [markdown]
 # Everything else in which Transformers of different years differ is a field of `Config` as well
-# ({numref}`tab-tf-years`). {ref}`chapter 8 on training, planned <page-map>` measures what each change is worth.
+# ({numref}`tab-tf-years`). {ref}`ch-training` measures what some of these changes are worth.
 #
 # ```{list-table} Three generations as configurations. The last column is the habit of open models such as Llama.
 # :name: tab-tf-years
@@ -493,7 +493,7 @@ for norm_first in (True, False):
 #
 # One part is missing from the table because it is used only while training: *dropout* sets a random share of
 # what each sublayer adds to zero {cite}`srivastava2014`, which helps where a model can learn its text by heart
-# ({ref}`chapter 7 on GPT, planned <page-map>`).
+# ({ref}`ch-gpt`).
 #
 # (sec-tf-depth)=
 # ## Gradients through many layers
@@ -573,7 +573,7 @@ glue("tf_grown", grown.item(), display=False)
 # {numref}`fig-tf-gradients` separates the parts.
 #
 # - **Plain.** Each layer shrinks the gradient by a constant factor, so it vanishes exponentially: after 32 layers one
-#   ten-trillionth is left. This is the failure that {ref}`chapter 4 on recurrent networks, planned <page-map>` saw over time, now over depth.
+#   ten-trillionth is left. This is the failure that {ref}`ch-rnn` saw over time, now over depth.
 # - **Residual alone.** The gradient no longer vanishes. It explodes, for the same reason with the opposite sign:
 #   every layer multiplies by something larger than one.
 # - **With norm**, in either order, the gradient arrives at the bottom with about the size it had at the top.
@@ -632,7 +632,7 @@ print(f"1/sqrt(L) predicts {(2 / 32) ** 0.5:.2f}")
 # %% [markdown]
 # {numref}`fig-tf-last` confirms it. In a deep post-norm stack the last layers get steps as large as if they were
 # alone, and in the first steps they move far before the layers below have anything to tell them. That is why the first
-# Transformers needed a long warm-up of the learning rate ({ref}`chapter 8 on training, planned <page-map>`), and why they were rarely deeper than
+# Transformers needed a long warm-up of the learning rate ({ref}`ch-training`), and why they were rarely deeper than
 # twelve or twenty-four layers.
 #
 # ### Does it train?
@@ -778,7 +778,7 @@ assert abs(start - predicted) < 0.02
 # * - {term}`decoder`
 #   - everyone sees itself and what came before
 #   - `stack(x, causal=True)`
-#   - predict the next token ({ref}`chapter 7 on GPT, planned <page-map>`)
+#   - predict the next token ({ref}`ch-gpt`)
 #   - GPT {cite}`radford2018`
 # * - encoder-decoder
 #   - the encoder sees all of its text; the decoder what it has written, and all of the encoder's output
@@ -909,7 +909,7 @@ print("logits agree to 1e-9 in both directions")
 # %% [markdown]
 # Weights in memory are one thing, a folder that others can open is another. `save_gpt2` writes one (safetensors and
 # JSON, no pickles), and the generation sample of document 0 runs on it. Our model is untrained, so its text is noise;
-# {ref}`chapter 7 on GPT, planned <page-map>` trains one.
+# {ref}`ch-gpt` trains one.
 
 # %% tags=["nbval-ignore-output"]
 words = BPE.train(text[:20_000], 400)
@@ -1117,13 +1117,13 @@ print(tabulate(rows, ["model", "GFLOPs", "milliseconds", "GFLOPs per second"]))
 # (The numbers above are from the machine that made this page.) Wide models come close to what the processor can do.
 # Narrow and deep ones spend their time between the products: starting operations, norms, activations, moving memory. One
 # token at a time is the worst case, since every weight is fetched from memory to be used twice. So FLOPs are a lower
-# bound of the time, tight for wide models and large batches; {ref}`chapter 8 on training, planned <page-map>` measures how the gap closes.
+# bound of the time, tight for wide models and large batches; {ref}`ch-training` measures how the gap closes.
 #
 # (sec-tf-memory)=
 # ## Counting bytes
 #
 # Memory is the other bill. In training, each parameter is stored with its gradient and the two averages that the
-# optimizer Adam keeps ({ref}`chapter 8 on training, planned <page-map>`): 16 bytes in single precision, before a single activation. In generation,
+# optimizer Adam keeps ({ref}`ch-training`): 16 bytes in single precision, before a single activation. In generation,
 # the {term}`KV cache` holds a key and a value per layer, key-value head and token.
 
 # %%
