@@ -1154,9 +1154,8 @@ def break_probability(unit, value):
 
 
 def effect(unit):
-    low, high = memory[:, unit].quantile(torch.tensor([0.05, 0.95])).tolist()
-    if correlation(memory, facts[:, 0])[unit] < 0:
-        low, high = high, low
+    ends = memory[:, unit].quantile(torch.tensor([0.05, 0.95])).tolist()
+    low, high = ends if correlation(memory, facts[:, 0])[unit] > 0 else ends[::-1]
     return math.log2(break_probability(unit, high) / break_probability(unit, low))
 
 
@@ -1193,8 +1192,7 @@ def copier(width, seed, longest=12, steps=500):
     rng = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.AdamW(model.parameters(), 1e-2)
     for _ in range(steps):
-        m = int(torch.randint(1, longest + 1, (1,), generator=rng))
-        made = lists(64, m, rng)
+        made = lists(64, m := int(torch.randint(1, longest + 1, (1,), generator=rng)), rng)
         optimizer.zero_grad()
         loss(model(made[:, :-1])[:, m:], made[:, m + 1 :]).backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
