@@ -19,9 +19,9 @@
 # **What does one training objective, minutes of computing and a Transformer add up to, measured on the ruler by which
 # we measured counting?**
 #
-# *About four minutes on two cores, most of them spent watching two networks train. You need {ref}`ch-concepts` for
-# likelihood and bits per byte, {ref}`ch-ngram` for the bar to clear, {ref}`ch-rnn` for the LSTM, and
-# {ref}`ch-transformer` for the model. Everything that is random has a seed.*
+# *About five minutes on two cores, most of them spent watching two networks train, and two once they are trained. You
+# need {ref}`ch-concepts` for likelihood and bits per byte, {ref}`ch-ngram` for the bar to clear, {ref}`ch-rnn` for the
+# LSTM, and {ref}`ch-transformer` for the model. Everything that is random has a seed.*
 #
 # The Transformer of the last chapter is an empty form. Its weights are noise, and so is what it says. This chapter
 # fills it in. The name of the result says how: a {term}`GPT` is a *generative pre-trained Transformer*
