@@ -85,7 +85,7 @@ def cell_problems(cell: NotebookNode) -> Iterator[str]:
         yield f"has {len(lines)} lines; move what is long into minilm"
     figure = cell.metadata.get("mystnb", {}).get("figure", {})
     for output in cell.outputs:
-        shown = set(output.get("data", ())) if "remove-output" not in tags(cell) else set()  # pages leave it out
+        shown = set(output.get("data", ()))
         if output.output_type == "error" and "raises-exception" not in tags(cell):
             yield f"stores an error: {output.ename}"
         if output.get("name") == "stderr":

@@ -56,6 +56,8 @@ def run(notebook: nbformat.NotebookNode, folder: Path, timeout: int = 600) -> nb
             if output.get("name") == "stderr" and "Warning" in output.text:
                 raise ValueError(f"cell {number} warns; repair the cause or silence that one warning:\n{output.text}")
         cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]  # progress bars
+        if "remove-output" in cell.metadata.get("tags", []):
+            cell.outputs = []  # pages leave it out, so nothing is stored
     return notebook
 
 

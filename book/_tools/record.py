@@ -20,7 +20,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -73,7 +73,7 @@ def asked(one: Recipe, field: str) -> Any:
 def scaling() -> Iterator[tuple[str, str, Recipe, int]]:
     """Four layers of growing width, the largest first since it takes longest, at ten tokens per parameter."""
     for width in (96, 64, 48, 32, 24, 16):
-        shape = replace(PRESETS["fast"].model, context=64, d_model=width, n_layers=4, n_heads=width // 8, d_ff=None)
+        shape = replace(PRESETS["fast"].model, d_model=width, n_layers=4, n_heads=width // 8)
         steps = 10 * 12 * 4 * width**2 // (16 * 64)
         how = TrainConfig(steps, 16, 1e-2, warmup=steps // 10, final=0.0, optimizer="muon", eval_every=steps)
         for seed in range(2):
@@ -82,7 +82,7 @@ def scaling() -> Iterator[tuple[str, str, Recipe, int]]:
 
 def changed(old: Recipe, **fields) -> Recipe:
     """The recipe with fields of its model or of its training replaced."""
-    model = {k: v for k, v in fields.items() if k in asdict(old.model)}
+    model = {k: v for k, v in fields.items() if hasattr(old.model, k)}
     return replace(
         old,
         model=replace(old.model, **model),
@@ -146,9 +146,9 @@ def machine() -> str:
     return f"{(names or [platform.processor()])[0]}, {cores()} core{'s' * (cores() > 1)}"
 
 
-def long_run(name: str, corpus: str, one: Recipe) -> list[dict]:
+def long_run(corpus: str, one: Recipe) -> list[dict]:
     """The log of one long run on all cores; kept on the way, so that the same command goes on after a stop."""
-    return recipe.run(one, *presets.texts(corpus), RUNS.parents[1] / "_build" / "runs" / name).log
+    return recipe.run(one, *presets.texts(corpus), RUNS.parents[1] / "_build" / "runs" / one.name).log
 
 
 def bench() -> list[dict]:
@@ -165,8 +165,8 @@ EXPERIMENTS = {
     "ablation": lambda: side_by_side(list(ablation())),
     "scaling": lambda: side_by_side(list(scaling())),
     "compile": compiled,
-    "long": lambda: long_run("long", "small", PRESETS["long"]),
-    "gpt": lambda: long_run("gpt", "shakespeare", changed(PRESETS["gpt"], steps=5 * PRESETS["gpt"].train.steps)),
+    "long": lambda: long_run("small", PRESETS["long"]),
+    "gpt": lambda: long_run("shakespeare", changed(PRESETS["gpt"], steps=5 * PRESETS["gpt"].train.steps)),
     "bench": bench,
 }
 
