@@ -16,13 +16,17 @@ from torch import Tensor, nn
 
 from .layers import EPS, rotate
 
+Mask = Bool[Tensor, "*M #T #S"] | Float[Tensor, "*M #T #S"]
+"""Which keys each query may look at (True: may), or what is added to the scores."""
+
 
 def attention_weights(
-    q: Float[Tensor, "*B T d"], k: Float[Tensor, "*C S d"], mask: Bool[Tensor, "*M #T #S"] | None = None
+    q: Float[Tensor, "*B T d"], k: Float[Tensor, "*C S d"], mask: Mask | None = None
 ) -> Float[Tensor, "*B T S"]:
     """``softmax(q k^T / sqrt(d))``: row t says how query t spreads its attention over the S keys.
 
-    ``mask`` is True where a query may look. A query that may look nowhere gets a row of zeros.
+    ``mask`` is True where a query may look. A query that may look nowhere gets a row of zeros. A mask of numbers is
+    added to the scores: a bias for some keys over others, -inf for never.
 
     >>> q = k = torch.eye(2) * 2**0.25 * torch.tensor(3.0).log().sqrt()    # a score of log 3 where q and k agree
     >>> attention_weights(q, k)
@@ -35,6 +39,8 @@ def attention_weights(
     scores = q @ k.mT / q.shape[-1] ** 0.5
     if mask is None:
         return scores.softmax(-1)
+    if mask.is_floating_point():
+        scores, mask = scores + mask, mask > -torch.inf
     return scores.masked_fill(~mask, -torch.inf).softmax(-1).masked_fill(~mask, 0.0)
 
 
@@ -42,7 +48,7 @@ def attention(
     q: Float[Tensor, "*B T d"],
     k: Float[Tensor, "*C S d"],
     v: Float[Tensor, "*C S e"],
-    mask: Bool[Tensor, "*M #T #S"] | None = None,
+    mask: Mask | None = None,
 ) -> Float[Tensor, "*B T e"]:
     """``softmax(q k^T / sqrt(d)) v``: the values, averaged with the weights above.
 
@@ -186,15 +192,16 @@ class Attention(nn.Module):
         self,
         x: Float[Tensor, "B T D"],
         memory: Float[Tensor, "B S D"] | None = None,
-        mask: Bool[Tensor, "*M #T S"] | None = None,
+        mask: Mask | None = None,
         causal: bool = False,
         rotary: Float[Tensor, "two *C T half"] | None = None,
         cache: tuple[KVCache, int, Tensor] | None = None,
     ) -> Float[Tensor, "B T D"]:
         """What each position of ``x`` learns from the positions it may look at.
 
-        ``mask`` (True: may look) broadcasts to (B, H, T, S); ``causal`` is the mask of a left-to-right model without
-        the memory that a matrix takes. ``cache`` is the `KVCache`, this layer's number in it, and the positions of x.
+        ``mask`` (True: may look; or numbers to add to the scores) broadcasts to (B, H, T, S); ``causal`` is the mask of
+        a left-to-right model without the memory that a matrix takes. ``cache`` is the `KVCache`, this layer's number
+        in it, and the positions of x.
         """
         q, k, v = self.project(x, memory)
         if rotary is not None:

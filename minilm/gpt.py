@@ -15,6 +15,9 @@ from .attention import KVCache
 from .layers import rotary_table, short_convolution, sinusoids
 from .transformer import Config, Stack
 
+POSITIONS = ("learned", "sinusoid", "rotary", "none")
+"""The ways to tell positions apart that a GPT can have."""
+
 
 class GPT(nn.Module):
     """A `LanguageModel`: ids (B, T) to logits (B, T, V), each row blind to what stands to its right.
@@ -28,6 +31,8 @@ class GPT(nn.Module):
 
     def __init__(self, config: Config):
         super().__init__()
+        if config.positions not in POSITIONS:
+            raise ValueError(f"positions={config.positions!r}: a GPT has one of {', '.join(map(repr, POSITIONS))}")
         self.config, self.vocab_size, self.context = config, config.vocab_size, config.context
         self.embedding = nn.Embedding(config.vocab_size, config.d_model)
         if config.positions == "learned":
@@ -73,7 +78,8 @@ class GPT(nn.Module):
             mask = seen(positions) if T > 1 or not cache.even else None  # one new token may look at all there is
             how = {"cache": (cache, positions), "mask": mask}
         if self.config.positions == "rotary":
-            how["rotary"] = rotary_table(positions, self.config.d_head)[:, :, None].to(x)  # one table for all heads
+            table = rotary_table(positions, self.config.d_head, self.config.rotary_base)
+            how["rotary"] = table[:, :, None].to(x)  # one table for all heads
         x = self.stack(x, **how)
         if cache:
             cache.advance(T)

@@ -102,7 +102,7 @@ def to_gpt2_config(config: Config) -> dict[str, object]:
         "n_head": config.n_heads,
         "n_inner": config.d_ff,
         "activation_function": ACTIVATION_NAMES[config.activation],
-        "layer_norm_epsilon": EPS,
+        "layer_norm_epsilon": config.eps,
         "tie_word_embeddings": config.tied,
         **dict.fromkeys(("embd_pdrop", "resid_pdrop"), config.dropout),
         "attn_pdrop": 0.0,
@@ -113,7 +113,6 @@ def from_gpt2_config(layout: Mapping[str, object]) -> Config:
     """Our config for the fields of a ``GPT2Config``. ValueError for a variant whose logits would differ."""
     defaults = {
         "model_type": "gpt2",
-        "layer_norm_epsilon": EPS,
         "scale_attn_weights": True,
         "scale_attn_by_inverse_layer_idx": False,
         "add_cross_attention": False,
@@ -131,6 +130,7 @@ def from_gpt2_config(layout: Mapping[str, object]) -> Config:
     return Config(
         *(layout[name] for name in sizes),
         d_ff=layout.get("n_inner"),
+        eps=layout.get("layer_norm_epsilon", EPS),
         activation=activations[activation],
         tied=layout.get("tie_word_embeddings", True),
         dropout=layout.get("resid_pdrop", 0.1),

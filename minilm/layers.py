@@ -4,9 +4,11 @@ Each idea is a pure function first; a module below it only holds the weights. D 
 
 Not here: attention (``minilm.attention``) and how the parts are joined (``minilm.transformer``).
 References: Ba et al. 2016 (LayerNorm); Zhang & Sennrich 2019 (RMSNorm); Hendrycks & Gimpel 2016 (GELU); So et al.
-2021 (squared ReLU); Vaswani et al. 2017, section 3.5 (sinusoids); Su et al. 2024 (rotary).
+2021 (squared ReLU); Shazeer 2020 (SwiGLU); Vaswani et al. 2017, section 3.5 (sinusoids); Su et al. 2024 (rotary);
+Raffel et al. 2020, section 2.1 (relative).
 """
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -45,18 +47,11 @@ def rms_norm(x: Float[Tensor, "*B D"], weight: Float[Tensor, " D"], eps: float =
     return x * (x.square().mean(-1, keepdim=True) + eps).rsqrt() * weight
 
 
-class RMSNorm(nn.RMSNorm):
-    """PyTorch's module with GPT-2's eps; computes `rms_norm`."""
-
-    def __init__(self, d_model: int):
-        super().__init__(d_model, eps=EPS)
-
-
-NORMS: dict[str, Callable[[int, bool], nn.Module]] = {
-    "layer": lambda d_model, bias: nn.LayerNorm(d_model, eps=EPS, bias=bias),
-    "rms": lambda d_model, bias: RMSNorm(d_model),
+NORMS: dict[str, Callable[[int, bool, float], nn.Module]] = {
+    "layer": lambda d_model, bias, eps: nn.LayerNorm(d_model, eps, bias=bias),
+    "rms": lambda d_model, bias, eps: nn.RMSNorm(d_model, eps),
 }
-"""Norm modules by the name a `Config` gives: a function of the width and of whether there is a bias."""
+"""PyTorch's norms by the name a `Config` gives: functions of the width, of whether there is a bias, and of eps."""
 
 
 # Neighbours
@@ -99,12 +94,28 @@ def relu2(x: Float[Tensor, "*B"]) -> Float[Tensor, "*B"]:
     return x.relu().square()
 
 
+def swiglu(x: Float[Tensor, "*B two_F"]) -> Float[Tensor, "*B F"]:
+    """``g sigmoid(g) u`` for the halves g and u of the input: one half decides how much of the other passes.
+
+    >>> swiglu(torch.tensor([0.0, 2.0, 5.0, 1.0]))
+    tensor([0.0000, 1.7616])
+    """
+    gate, up = x.chunk(2, -1)
+    return F.silu(gate) * up
+
+
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
     "gelu": lambda x: F.gelu(x, approximate="tanh"),
+    "gelu_erf": F.gelu,
     "relu2": relu2,
+    "swiglu": swiglu,
 }
-"""Activations by the name a `Config` gives; ``gelu`` is PyTorch's kernel for the function above."""
+"""Activations by the name a `Config` gives; ``gelu`` is PyTorch's kernel for the function above, ``gelu_erf`` BERT's
+form of it, with the normal distribution itself."""
+
+GATED = ("swiglu",)
+"""Activations that take two numbers for each one they give."""
 
 
 class MLP(nn.Module):
@@ -113,7 +124,7 @@ class MLP(nn.Module):
     def __init__(self, d_model: int, d_ff: int, activation: str, bias: bool):
         super().__init__()
         self.activation = ACTIVATIONS[activation]
-        self.inner = nn.Linear(d_model, d_ff, bias)
+        self.inner = nn.Linear(d_model, d_ff * (1 + (activation in GATED)), bias)
         self.outer = nn.Linear(d_ff, d_model, bias)
 
     def forward(self, x: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
@@ -172,3 +183,25 @@ def rotate(x: Float[Tensor, "*B T d"], table: Float[Tensor, "two *C T half"]) ->
     cos, sin = table
     a, b = x.chunk(2, -1)
     return torch.cat([a * cos - b * sin, a * sin + b * cos], -1)
+
+
+BUCKETS, FARTHEST = 32, 128
+"""T5's: how many kinds of distance it tells apart, and from where on all distances are one kind."""
+
+
+def relative_buckets(distance: Int[Tensor, "*B"], both_sides: bool) -> Int[Tensor, "*B"]:
+    """T5's kinds of distance, where ``distance`` is the position of a key less that of a query.
+
+    Near ones have a bucket each, farther ones share: the buckets grow by a constant factor up to `FARTHEST`. With
+    ``both_sides`` half of the `BUCKETS` are for keys to the right; otherwise such keys count as distance 0.
+
+    >>> relative_buckets(torch.tensor([0, -1, -15, -16, -17, -18, -19, -127, -999]), both_sides=False).tolist()
+    [0, 1, 15, 16, 16, 16, 17, 31, 31]
+    >>> relative_buckets(torch.tensor([-8, -1, 0, 1, 8]), both_sides=True).tolist()
+    [8, 1, 0, 17, 24]
+    """
+    n = BUCKETS // 2 if both_sides else BUCKETS
+    side = n * (distance > 0) if both_sides else torch.zeros_like(distance)
+    far, exact = distance.abs() if both_sides else (-distance).clamp(min=0), n // 2
+    steps = (far.float() / exact).log() / math.log(FARTHEST / exact) * (n - exact)  # -inf at 0, which is not far
+    return side + torch.where(far < exact, far, (exact + steps.clamp(min=0).long()).clamp(max=n - 1))

@@ -13,13 +13,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from .attention import Attention, KVCache
-from .layers import ACTIVATIONS, MLP, NORMS
+from .attention import Attention, KVCache, Mask
+from .layers import ACTIVATIONS, EPS, GATED, MLP, NORMS
 
-POSITIONS = ("learned", "sinusoid", "rotary", "none")
+POSITIONS = ("learned", "sinusoid", "rotary", "relative", "none")
 """Ways to tell positions apart, by the name a `Config` gives."""
 
 
@@ -43,8 +43,10 @@ class Config:
     d_ff: int | None = None  # None: four times the width
     norm: str = "layer"  # or "rms"
     norm_first: bool = True  # False: the first Transformer's order, norm after the residual sum
-    activation: str = "gelu"  # or "relu", "relu2"
-    positions: str = "learned"  # or "sinusoid", "rotary", "none"
+    eps: float = EPS  # of the norms
+    activation: str = "gelu"  # or "relu", "gelu_erf", "relu2", "swiglu"
+    positions: str = "learned"  # or "sinusoid", "rotary", "relative", "none"
+    rotary_base: float = 10_000.0
     conv: int = 0  # earlier tokens that a short convolution mixes into each embedding
     bias: bool = True
     qk_norm: bool = False
@@ -80,6 +82,11 @@ class Config:
         """Width inside the MLP F, where None means four times the width."""
         return self.d_ff or 4 * self.d_model
 
+    @property
+    def gated(self) -> bool:
+        """Whether the MLP has a gate, a third matrix."""
+        return self.activation in GATED
+
 
 class Block(nn.Module):
     """Attention, then MLP, each added to the residual stream; with ``cross``, attention to a memory in between.
@@ -91,7 +98,7 @@ class Block(nn.Module):
     def __init__(self, config: Config, cross: bool = False):
         super().__init__()
         c = config
-        norm: Callable[[], nn.Module] = lambda: NORMS[c.norm](c.d_model, c.bias)
+        norm: Callable[[], nn.Module] = lambda: NORMS[c.norm](c.d_model, c.bias, c.eps)
         attention = lambda: Attention(c.d_model, c.n_heads, c.n_kv_heads, c.bias, c.qk_norm)
         self.norm_first, self.has_cross = c.norm_first, cross
         self.norm1, self.attention = norm(), attention()
@@ -110,7 +117,7 @@ class Block(nn.Module):
         self,
         x: Float[Tensor, "B T D"],
         memory: Float[Tensor, "B S D"] | None = None,
-        memory_mask: Bool[Tensor, "*M #T S"] | None = None,
+        memory_mask: Mask | None = None,
         **how: Any,
     ) -> Float[Tensor, "B T D"]:
         """``how`` goes to the self-attention: mask, causal, rotary, cache."""
@@ -135,7 +142,7 @@ class Stack(nn.Module):
     def __init__(self, config: Config, cross: bool = False):
         super().__init__()
         self.blocks = nn.ModuleList(Block(config, cross) for _ in range(config.n_layers))
-        self.norm = NORMS[config.norm](config.d_model, config.bias) if config.norm_first else nn.Identity()
+        self.norm = NORMS[config.norm](config.d_model, config.bias, config.eps) if config.norm_first else nn.Identity()
 
     def forward(
         self, x: Float[Tensor, "B T D"], cache: tuple[KVCache, Tensor] | None = None, **how: Any
@@ -163,7 +170,7 @@ def parameters(config: Config, cross: bool = False) -> dict[str, int]:
         "embedding": (c.vocab_size + c.conv) * d,
         "positions": c.context * d if c.positions == "learned" else 0,
         "attention": c.n_layers * (1 + cross) * attention,
-        "mlp": c.n_layers * (linear(d, c.d_inner) + linear(c.d_inner, d)),
+        "mlp": c.n_layers * (linear(d, c.d_inner * (1 + c.gated)) + linear(c.d_inner, d)),
         "norms": (c.n_layers * (2 + cross) + c.norm_first) * norm,
         "head": 0 if c.tied else c.vocab_size * d,
     }
@@ -184,7 +191,7 @@ def flops(config: Config, tokens: int, keys: int | None = None) -> dict[str, int
     multiplications = {
         "projections": c.n_layers * tokens * d * (2 * d + 2 * c.kv_heads * c.d_head),
         "scores": c.n_layers * tokens * (tokens if keys is None else keys) * 2 * d,
-        "mlp": c.n_layers * tokens * 2 * d * c.d_inner,
+        "mlp": c.n_layers * tokens * (2 + c.gated) * d * c.d_inner,
         "head": tokens * d * c.vocab_size,
     }
     return {part: 2 * n for part, n in multiplications.items()}

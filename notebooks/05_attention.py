@@ -56,7 +56,7 @@ from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from minilm import plots
 from minilm.attention import Attention, KVCache, attention, attention_weights, causal_mask
-from minilm.layers import RMSNorm, rotary_table, rotate, sinusoids
+from minilm.layers import EPS, rotary_table, rotate, sinusoids
 
 plots.use_style()
 torch.set_default_dtype(torch.float64)  # so that every machine prints the same digits
@@ -518,7 +518,7 @@ class AttentionOnly(nn.Module):
         self.place = nn.Embedding(128, d_model)  # used by learned positions only
         layers = (Attention(d_model, n_heads, bias=False) for _ in range(n_layers))
         self.layers = nn.ModuleList(layers)
-        self.norms = nn.ModuleList(RMSNorm(d_model) for _ in range(n_layers + 1))
+        self.norms = nn.ModuleList(nn.RMSNorm(d_model, EPS) for _ in range(n_layers + 1))
         self.head = nn.Linear(d_model, outputs)
 
     def forward(self, ids, causal=True):

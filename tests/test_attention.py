@@ -43,6 +43,10 @@ def test_attention_equals_torch(seed, T, S, d, e):
     )
     assert_close(attention(q, k, v), F.scaled_dot_product_attention(q, k, v))
     assert_close(attention(q, k, v, mask), F.scaled_dot_product_attention(q, k, v, mask))  # also rows that see nothing
+    bias = normal(seed + 3, T, S)
+    assert_close(attention(q, k, v, bias), F.scaled_dot_product_attention(q, k, v, bias))
+    unseen = bias.masked_fill(~mask, -torch.inf)
+    assert_close(attention(q, k, v, unseen), F.scaled_dot_product_attention(q, k, v, unseen))
     causal = F.scaled_dot_product_attention(q, k, v, is_causal=True)
     assert_close(attention(q, k, v, causal_mask(T, S)), causal)
 

@@ -10,9 +10,9 @@ from tiny import config, configs, randomised
 
 from minilm import evaluate
 from minilm.contract import LanguageModel, loss, next_token
-from minilm.gpt import GPT
+from minilm.gpt import GPT, POSITIONS
 from minilm.tokenizer import BPE
-from minilm.transformer import POSITIONS, Config
+from minilm.transformer import Config
 
 
 def ids(model: GPT, *shape: int, seed: int = 0) -> torch.Tensor:
@@ -33,6 +33,8 @@ def test_is_scored_on_the_ruler():
 
 
 def test_too_many_tokens_is_refused():
+    with pytest.raises(ValueError, match="positions='relative': a GPT has one of 'learned'"):
+        GPT(config(positions="relative"))
     with pytest.raises(ValueError, match="ids holds 13 tokens, the model reads at most 12"):
         GPT(config())(torch.zeros(1, 13, dtype=torch.long))
 

@@ -47,7 +47,9 @@ IDS = torch.randint(31, (2, 12), generator=torch.Generator().manual_seed(0))
 
 
 @pytest.mark.parametrize(
-    "fields", [{}, {"n_inner": 20}, {"tie_word_embeddings": False}, {"activation_function": "relu"}], ids=str
+    "fields",
+    [{}, {"n_inner": 20}, {"layer_norm_epsilon": 0.1}, {"tie_word_embeddings": False}, {"activation_function": "relu"}],
+    ids=str,
 )
 def test_logits_are_those_of_transformers(fields):
     torch.manual_seed(0)
@@ -57,7 +59,7 @@ def test_logits_are_those_of_transformers(fields):
     torch.testing.assert_close(here(IDS), there(IDS).logits, rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize("fields", [{}, {"d_ff": 20}, {"tied": False}, {"activation": "relu"}], ids=str)
+@pytest.mark.parametrize("fields", [{}, {"d_ff": 20}, {"eps": 0.1}, {"tied": False}, {"activation": "relu"}], ids=str)
 def test_transformers_takes_our_weights(fields):
     torch.manual_seed(0)
     here = randomised(GPT(replace(CONFIG, vocab_size=31, context=12, **fields))).eval()
@@ -195,7 +197,6 @@ def test_refuses_what_gpt2_has_not(fields, message, tmp_path):
     ("fields", "message"),
     [
         ({"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx=True"),
-        ({"layer_norm_epsilon": 1e-6}, "layer_norm_epsilon"),
         ({"model_type": "llama"}, "model_type='llama'"),
         ({"activation_function": "silu"}, "activation_function='silu'"),
         ({"n_embd": None}, "n_embd: no such number"),

@@ -41,14 +41,15 @@ def test_norms_equal_torch(seed, width, eps):
     assert_close(rms_norm(x, weight, eps), F.rms_norm(x, (width,), weight, eps))
 
 
+@pytest.mark.parametrize("eps", [EPS, 0.1])
 @pytest.mark.parametrize("bias", [True, False])
-def test_norm_modules_compute_the_functions(bias):
+def test_norm_modules_compute_the_functions(bias, eps):
     x, weight, shift = normal(0, 2, 3, 8), normal(1, 8), normal(2, 8)
     for name, function in {"layer": layer_norm, "rms": rms_norm}.items():
-        module = NORMS[name](8, bias).double()
+        module = NORMS[name](8, bias, eps).double()
         given = {"weight": weight} | ({"bias": shift} if name == "layer" and bias else {})
         module.load_state_dict(given)  # strict: no parameter more or less
-        assert_close(module(x), function(x, **given))
+        assert_close(module(x), function(x, **given, eps=eps))
 
 
 def test_gradients_of_the_norms():
@@ -78,6 +79,7 @@ def test_gelu_equals_torch_and_nearly_the_definition():
     assert_close(gelu(x), F.gelu(x, approximate="tanh"))
     assert_close(ACTIVATIONS["gelu"](x), gelu(x))
     exact = x * torch.tensor([0.5 * math.erfc(-v / math.sqrt(2)) for v in x.tolist()], dtype=torch.float64)
+    assert_close(ACTIVATIONS["gelu_erf"](x), exact)
     assert_close(gelu(x), exact, atol=5e-4, rtol=0)  # how far the tanh form is off; another constant would be further
 
 
@@ -91,7 +93,15 @@ def test_relu2():
 def test_mlp_acts_on_each_position_alone(activation, bias):
     mlp, x = MLP(4, 10, activation, bias).double(), normal(0, 2, 3, 4)
     inner = x @ mlp.inner.weight.mT + (mlp.inner.bias if bias else 0)
-    by_hand = {"relu": inner.clamp(min=0), "gelu": gelu(inner), "relu2": inner.clamp(min=0) ** 2}[activation]
+    gate, up = inner.chunk(2, -1)
+    by_hand = {
+        "relu": inner.clamp(min=0),
+        "gelu": gelu(inner),
+        "gelu_erf": inner * torch.special.ndtr(inner),
+        "relu2": inner.clamp(min=0) ** 2,
+        "swiglu": gate * gate.sigmoid() * up,
+    }[activation]
+    assert by_hand.shape[-1] == mlp.outer.in_features == 10
     assert_close(mlp(x), by_hand @ mlp.outer.weight.mT + (mlp.outer.bias if bias else 0))
     assert_close(mlp(x)[1, 2], mlp(x[1, 2]))
     assert {name for name, _ in mlp.named_parameters() if "bias" in name} == (

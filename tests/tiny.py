@@ -3,7 +3,8 @@
 from hypothesis import strategies as st
 from torch import nn
 
-from minilm.transformer import POSITIONS, Config
+from minilm.gpt import POSITIONS
+from minilm.transformer import Config
 
 
 def config(**fields) -> Config:
@@ -24,7 +25,7 @@ def configs(draw) -> Config:
         d_ff=draw(st.sampled_from([None, 5, 17])),
         norm=draw(st.sampled_from(["layer", "rms"])),
         norm_first=draw(st.booleans()),
-        activation=draw(st.sampled_from(["gelu", "relu", "relu2"])),
+        activation=draw(st.sampled_from(["gelu", "relu", "relu2", "swiglu"])),
         positions=draw(st.sampled_from(POSITIONS)),
         conv=draw(st.integers(0, 2)),
         bias=draw(st.booleans()),
