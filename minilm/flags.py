@@ -36,6 +36,8 @@ def add_flag(parser: argparse.ArgumentParser, field: dataclasses.Field, hint: An
     kind: Callable = next((t for t in typing.get_args(hint) if t is not type(None)), hint)
     if options.pop("positional", False):
         parser.add_argument(field.name, type=kind, **options)
+    elif kind is bool:
+        parser.add_argument("--" + field.name.replace("_", "-"), action="store_true", **options)
     else:
         required = field.default is dataclasses.MISSING
         default = {} if required else {"default": field.default}

@@ -1,9 +1,9 @@
 r"""Text to ids and back: characters, words, and byte pair encoding (BPE) trained from scratch.
 
 Every tokenizer cuts a text into *pre-tokens* with a regular expression, then spells each pre-token in ids; no token
-crosses the border of a pre-token. All but ``Words(byte_fallback=False)`` are lossless: the bytes of the tokens are the
-bytes of the text, which is what bits per byte divides by. Files are those of the ``tokenizers`` library: it reads
-ours, and ``load`` reads its byte-level ones.
+crosses the border of a pre-token. All but ``Words(byte_fallback=False)`` and a BPE with gaps are lossless: the bytes of
+the tokens are the bytes of the text, which is what bits per byte divides by. Files are those of the ``tokenizers``
+library: it reads ours, and ``load`` reads its byte-level ones.
 
 Not here: normalisation, WordPiece, Unigram, BPE dropout, offsets, padding (``minilm.data``).
 
@@ -19,7 +19,7 @@ import regex
 
 from .bpe import Pair, apply_merges, learn
 from .tokenizer_file import ALPHABET, TokenizerFile, read
-from .vocabulary import CHARACTER, PATTERN, Vocabulary, check_text
+from .vocabulary import CHARACTER, DIGITS, PATTERN, Vocabulary, check_text
 
 END = "<|endoftext|>"
 """GPT-2's name for the special token that ends a document."""
@@ -127,7 +127,8 @@ class Words(Vocabulary):
     def _file(self) -> TokenizerFile:
         fallback = self.unknown is None
         pattern = None if self.pattern == PATTERN else self.pattern
-        return TokenizerFile(self.vocab, self.specials, {} if fallback else None, pattern, fallback, self.unknown)
+        merges = {} if fallback else None
+        return TokenizerFile(self.vocab, self.specials, merges, pattern, whole=fallback, unknown=self.unknown)
 
 
 class BPE(Vocabulary):
@@ -150,15 +151,17 @@ class BPE(Vocabulary):
         merges: Mapping[Pair, int],
         whole: bool = False,
         pattern: str = PATTERN,
+        gaps: bool = False,
     ) -> None:
         """``merges`` maps pairs to new ids; the pairs stand in the order to merge them in.
 
-        ``whole``: a pre-token that is a token is taken as it is, whether or not merges lead there.
+        ``whole``: a pre-token that is a token is taken as it is, whether or not merges lead there. ``gaps``: a byte may
+        lack a token; it is passed over, as the ``tokenizers`` library does, and the text is lost there.
         """
         super().__init__(vocab, specials, pattern)
         self.merges, self.whole = dict(merges), whole
         self.ranks = {pair: rank for rank, pair in enumerate(merges)}
-        self._byte_ids = _byte_ids(self.vocab)
+        self._byte_ids = _byte_ids(self.vocab, gaps)
 
     @classmethod
     def train(cls, text: str, vocab_size: int, specials: Iterable[str] = (END,), min_count: int = 1) -> "BPE":
@@ -206,11 +209,13 @@ class BPE(Vocabulary):
         token = word.encode()
         if self.whole and token in self.vocab:
             return [self.vocab[token]]
-        return apply_merges([self._byte_ids[byte] for byte in token], self.merges, self.ranks)
+        ids = [id for byte in token if (id := self._byte_ids[byte]) is not None]
+        return apply_merges(ids, self.merges, self.ranks)
 
     def _file(self) -> TokenizerFile:
-        pattern = None if self.pattern == PATTERN else self.pattern
-        return TokenizerFile(self.vocab, self.specials, self.merges, pattern, self.whole)
+        pattern = None if self.pattern in (PATTERN, DIGITS) else self.pattern
+        digits = self.pattern == DIGITS
+        return TokenizerFile(self.vocab, self.specials, self.merges, pattern, digits, self.whole)
 
 
 def load(path: str | Path) -> Characters | Words | BPE:
@@ -219,12 +224,12 @@ def load(path: str | Path) -> Characters | Words | BPE:
     Raises ValueError for a file that is damaged or of another kind, or needs what this book's tokenizers cannot do.
     """
     file = read(path)
-    pattern = file.pattern or PATTERN
+    pattern = file.pattern or (DIGITS if file.digits else PATTERN)
     if not file.byte_level:
         return Characters(file.vocab, file.specials, pattern)
     if file.merges is None or (file.whole and not file.merges):
         return Words(file.vocab, file.specials, file.unknown, pattern)
-    return BPE(file.vocab, file.specials, file.merges, whole=file.whole, pattern=pattern)
+    return BPE(file.vocab, file.specials, file.merges, whole=file.whole, pattern=pattern, gaps=True)
 
 
 def _number(names: Iterable[str]) -> dict[str, int]:
@@ -239,8 +244,9 @@ def _check_size(vocab_size: int, least: int) -> None:
         raise ValueError(f"vocab_size: {vocab_size} is too small; the tokens that must be there take {least}")
 
 
-def _byte_ids(vocab: Mapping[bytes, int]) -> list[int]:
-    """The id of each of the 256 bytes, without which not every text could be spelled."""
-    if missing := [byte for byte in range(256) if bytes([byte]) not in vocab]:
-        raise ValueError(f"vocab: byte {missing[0]:#04x} has no token; a byte-level tokenizer needs all 256")
-    return [vocab[bytes([byte])] for byte in range(256)]
+def _byte_ids(vocab: Mapping[bytes, int], gaps: bool = False) -> list[int | None]:
+    """The id of each of the 256 bytes, without which not every text could be spelled; None for a gap."""
+    ids = [vocab.get(bytes([byte])) for byte in range(256)]
+    if None in ids and not gaps:
+        raise ValueError(f"vocab: byte {ids.index(None):#04x} has no token; a byte-level tokenizer needs all 256")
+    return ids

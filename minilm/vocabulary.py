@@ -25,6 +25,9 @@ PATTERN = "|".join(
 )
 """GPT-2's pre-tokens (Radford et al. 2019). The alternatives are tried from first to last."""
 
+DIGITS = PATTERN.replace(r" ?\p{N}+", r"\p{N}").replace(r"(?!\S)", r"(?![^\s\p{N}])")
+"""The same once every digit has been cut off by itself, as SmolLM2 has it: a number no longer takes a space along."""
+
 CHARACTER = r"[\s\S]"
 """The pre-tokens of ``Characters``: any one character, line ends included."""
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from minilm import checkpoint, data, evaluate, ngram, presets, tokenizer
+from minilm import checkpoint, data, evaluate, generate, llama, ngram, presets, tokenizer
 from minilm.__main__ import main
 from minilm.train import TrainConfig
 
@@ -61,8 +61,30 @@ def test_generate_continues_the_prompt_and_obeys_the_seed(capsys, folder):
         run(capsys, "generate", folder, "--prompt", "the cat", "--max-new-tokens", 30, "--seed", seed)
         for seed in (1, 1, 2)
     )
-    assert one == same != other
-    assert one["text"].startswith("the cat") and len(one["ids"]) == 30
+    assert one["ids"] == same["ids"] != other["ids"] and one["text"] == same["text"]
+    assert one["text"].startswith("the cat") and len(one["ids"]) == 30 and one["tokens_per_second"] > 0
+
+
+def test_greedy_is_temperature_zero(capsys, folder):
+    command = ["generate", folder, "--prompt", "the cat", "--max-new-tokens", 30]
+    ways = (["--greedy"], ["--temperature", 0], ["--greedy", "--seed", 5])
+    texts = {run(capsys, *command, *way)["text"] for way in ways}
+    assert len(texts) == 1 and run(capsys, *command)["text"] not in texts
+
+
+@pytest.mark.data
+@pytest.mark.slow
+def test_a_published_model_continues_and_answers(capsys):
+    """The capital is one that the model knows; what it writes is what `minilm.generate` gives."""
+    command = ["generate", "smollm2", "--max-new-tokens", 8, "--greedy"]
+    plain = run(capsys, *command, "--prompt", "The capital of France is")
+    assert plain.keys() == {"text", "ids", "tokens_per_second"} and len(plain["ids"]) == 8
+    model, units = llama.load()
+    prompt = units.encode("The capital of France is")
+    assert plain["ids"] == generate.generate(model, prompt, 8, temperature=0.0)
+    assert plain["text"] == units.decode(prompt + plain["ids"]) and " Paris" in plain["text"]
+    answer = run(capsys, *command, "--prompt", "What is the capital of France?", "--chat")
+    assert answer["text"] == "The capital of France is Paris." and len(answer["ids"]) == 7  # it stopped by itself
 
 
 def test_a_folder_with_work_in_it_is_left_alone(capsys, folder, text):
@@ -134,7 +156,7 @@ def test_one_command_evaluates_and_continues_with_every_kind_of_model(capsys, ne
     assert run(capsys, "evaluate", model, "--text", text)["bits_per_byte"] > 0
     command = ["generate", model, "--prompt", "the cat", "--seed", "4", "--max-new-tokens", "9"]
     one, same = run(capsys, *command), run(capsys, *command)
-    assert one == same and one["text"].startswith("the cat") and len(one["ids"]) == 9
+    assert one["ids"] == same["ids"] and one["text"].startswith("the cat") and len(one["ids"]) == 9
 
 
 def test_the_cost_is_said_before_the_first_step(capsys, network):
@@ -169,6 +191,9 @@ def test_ctrl_c_is_exit_code_130_and_says_how_to_go_on(capsys, text, tmp_path, m
         (["evaluate", "{folder}", "--text", "{tmp}/latin.txt"], "UTF-8"),
         (["generate", "{folder}", "--prompt", "", "--seed", "1"], "prompt"),
         (["generate", "{folder}", "--prompt", "a", "--temperature", "-1"], "temperature"),
+        (["generate", "{folder}", "--prompt", "a", "--chat"], "tokenizer has no"),
+        (["generate", "nosuch", "--prompt", "a"], "no model 'nosuch'"),
+        (["evaluate", "shakespeare", "--text", "{text}"], "no model 'shakespeare'"),
         (["data", "card", "nosuch"], "shakespeare"),
     ],
 )
