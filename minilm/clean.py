@@ -8,6 +8,9 @@ Not here: where the files come from (``minilm.archive``) and how documents are s
 """
 
 import bz2
+import csv
+import html
+import io
 import json
 import re
 import unicodedata
@@ -73,6 +76,26 @@ def catalogue(files: Files) -> list[tuple[str, str]]:
 def _one_line(string: str) -> str:
     without_mnemonic = re.sub(r"\(&\w\)|&(?=\w)", "", unicodedata.normalize("NFC", string))
     return " ".join(without_mnemonic.split())
+
+
+OPENING = 400  # characters of a review; two that begin alike are one
+WINDOWS = {byte: bytes([byte]).decode("cp1252", errors="ignore") for byte in range(0x80, 0xA0)}
+"""What was meant by control characters that no text holds: dashes, quotes and dots of the Windows code page."""
+
+
+def reviews(files: Files, source: str) -> list[tuple[str, int]]:
+    """Film reviews as (text, class), class 1 for praise, in the order of a table with columns text, label and source.
+
+    Tags become blanks, entities and characters of the Windows code page what they stand for, blanks are joined. A
+    review goes if it begins, for ``OPENING`` characters, like one before it; case does not count.
+    """
+    found: dict[str, tuple[str, int]] = {}
+    for row in csv.DictReader(io.StringIO(files[0][1].decode(), newline="")):
+        if row["source"] == source:
+            text = html.unescape(re.sub(r"</?(?:br|hr|p|i|em|b)\b[^>]*>", " ", row["text"]))
+            text = " ".join(unicodedata.normalize("NFC", text.translate(WINDOWS)).split())
+            found.setdefault(text[:OPENING].lower(), (text, int(row["label"])))
+    return list(found.values())
 
 
 APPENDIX = re.compile(

@@ -26,12 +26,12 @@ from .cards import CARDS, Card
 from .clean import Document
 from .duplicates import jaccard, minhash, near_duplicates, shingles, words
 from .files import write
-from .splits import SPLITS, leaks, side, split_text
+from .splits import SPLITS, block_side, leaks, side, split_text
 
 __all__ = [
-    "CARDS", "Card", "Corpus", "DataError", "Document", "batches", "card", "fetch", "home", "jaccard", "load",
-    "load_parallel", "load_text", "minhash", "near_duplicates", "pad", "padded", "path", "read_text", "shingles",
-    "split_text", "verify", "windows",
+    "CARDS", "Card", "Corpus", "DataError", "Document", "Labelled", "batches", "card", "fetch", "home", "jaccard",
+    "load", "load_labelled", "load_parallel", "load_text", "minhash", "near_duplicates", "pad", "padded", "path",
+    "read_text", "shingles", "split_text", "verify", "windows",
 ]  # fmt: skip
 
 # What a corpus is made by, pins of the archives included. Taken at import: later the files may not be what runs.
@@ -53,6 +53,16 @@ class Corpus:
         if split not in SPLITS:
             raise ValueError(f"split is {split!r}: choose one of {', '.join(SPLITS)}")
         return separator.join(document.text for document in getattr(self, split))
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Texts with a class each, as pairs (text, class), in three splits."""
+
+    card: Card
+    train: tuple[tuple[str, int], ...]
+    validation: tuple[tuple[str, int], ...]
+    test: tuple[tuple[str, int], ...]
 
 
 def card(name: str) -> Card:
@@ -85,19 +95,47 @@ def load(name: str) -> Corpus:
     """
     known = card(name)
     if name not in RECIPES:
-        raise DataError(f"{name!r} is a {known.kind}, not a corpus: get its archive with fetch({name!r})")
-    file = home() / "corpora" / f"{name}-{CODE}.json"
+        remedy = "load_labelled" if name in LABELLED else "fetch"
+        raise DataError(f"{name!r} is a {known.kind}, not a corpus: get it with {remedy}({name!r})")
+    documents = _kept(known, lambda: _plain(RECIPES[name](known)))
+    return Corpus(known, *(tuple(Document(*one) for one in part) for part in documents))
+
+
+def load_labelled(name: str) -> Labelled:
+    """A set of labelled texts of the book by name, cleaned and split; the first call fetches its archive.
+
+    A split holds one class after the other, in the order of the source: shuffle before training. The rights in these
+    texts are unclear (their cards say more), so they are fetched on demand only and stay in this user's cache.
+    Raises DataError for the name of anything else, and for whatever ``fetch`` raises.
+    """
+    known = card(name)
+    if name not in LABELLED:
+        raise DataError(f"{name!r} is a {known.kind}, without labels: choose one of {', '.join(LABELLED)}")
+    pairs = _kept(known, lambda: _blocks(clean.reviews(archive.members(known, r"\.csv$"), LABELLED[name])))
+    return Labelled(known, *(tuple((text, label) for text, label in part) for part in pairs))
+
+
+Parts = list[list]
+"""What each split holds, as it is kept on disk."""
+
+
+def _kept(known: Card, make: Callable[[], Parts]) -> Parts:
+    """What ``make`` gives, from a copy on disk if there is one made by the same code."""
+    file = home() / "corpora" / f"{known.name}-{CODE}.json"
     with suppress(OSError, ValueError):
-        return Corpus(known, *(tuple(Document(*one) for one in part) for part in json.loads(file.read_bytes())))
+        return json.loads(file.read_bytes())
     archive.fetch(known)
-    print(f"cleaning {name}", file=sys.stderr, flush=True)
-    corpus = RECIPES[name](known)
+    print(f"cleaning {known.name}", file=sys.stderr, flush=True)
+    parts = make()
     with suppress(OSError):  # where nothing can be written, the next call cleans again
-        plain = [[astuple(document) for document in getattr(corpus, split)] for split in SPLITS]
-        write(file, json.dumps(plain, ensure_ascii=False).encode())
-        for older in set(file.parent.glob(f"{name}-*.json")) - {file}:
+        write(file, json.dumps(parts, ensure_ascii=False).encode())
+        for older in set(file.parent.glob(f"{known.name}-*.json")) - {file}:
             older.unlink(missing_ok=True)
-    return corpus
+    return parts
+
+
+def _plain(corpus: Corpus) -> Parts:
+    return [[astuple(document) for document in getattr(corpus, split)] for split in SPLITS]
 
 
 def load_parallel(name: str = "ui", split: str | None = None) -> tuple[tuple[str, str], ...]:
@@ -119,6 +157,18 @@ def _documents(card: Card, pattern: str, read: Callable[[clean.Files], list[Docu
 def _without(leaked: set[str], document: Document, passage: str) -> Document:
     kept = [piece for piece in document.text.split(passage) if piece not in leaked]
     return Document(document.title, passage.join(kept))
+
+
+def _blocks(examples: list[tuple[str, int]]) -> Parts:
+    """Labelled texts in splits by blocks of neighbours within a class; leaks are looked for in how texts open."""
+    parts: Parts = [[], [], []]
+    for label in sorted({label for _, label in examples}):
+        for place, example in enumerate(one for one in examples if one[1] == label):
+            parts[SPLITS.index(block_side(place))].append(example)
+    gone = leaks([[text[: clean.OPENING] for text, _ in part] for part in parts])
+    return [
+        [one for one in part if one[0][: clean.OPENING] not in leaked] for part, leaked in zip(parts, gone, strict=True)
+    ]
 
 
 def _pairs(card: Card, pattern: str) -> Corpus:
@@ -145,6 +195,10 @@ RECIPES: dict[str, Callable[[Card], Corpus]] = {
     "kjv": partial(_documents, pattern="/kjv.jsonl$", read=clean.kjv, passage="\n"),
     "ui": partial(_pairs, pattern="/LC_MESSAGES/.*.json$"),
 }
+
+
+LABELLED = {"rotten-tomatoes": "rotten_tomatoes", "imdb": "imdb"}
+"""Sets of labelled texts, and the name of each in the table it comes from."""
 
 
 # A reader's own text

@@ -111,3 +111,27 @@ def test_residue_names_every_kind_of_mark_up():
     ]:
         assert clean.RESIDUE.search(rest), rest
     assert not clean.RESIDUE.search("A rule of thumb: if x < 5 (or |x| = 3), then style matters.")
+
+
+# Reviews
+
+
+def table(*rows):
+    lines = ["text,label,source", *(f'"{text}",{label},{source}' for text, label, source in rows)]
+    return [("reviews.csv", "\r\n".join(lines).encode())]
+
+
+def test_reviews_of_one_source_in_their_order():
+    found = clean.reviews(table(("Good", 1, "x"), ("bad", 0, "y"), ("worse\nstill", 0, "x")), "x")
+    assert found == [("Good", 1), ("worse still", 0)]
+
+
+def test_marks_are_put_right():
+    row = ("A<br /><br />film \x96 <i>caf\u00e9</i>\x85 &#8217;tis 5<6 &amp; \x81 e\u0301", 1, "x")
+    assert clean.reviews(table(row), "x") == [("A film – café … ’tis 5<6 & é", 1)]
+
+
+def test_reviews_that_begin_alike_are_one():
+    long = "word " * 100
+    rows = [(long + "end", 1, "x"), (long.upper() + "another end", 0, "x"), (long[:390] + "other", 1, "x")]
+    assert [label for _, label in clean.reviews(table(*rows), "x")] == [1, 1]

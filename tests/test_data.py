@@ -35,6 +35,10 @@ PINNED = {
         "test": "738a2e12f8999be8fd849f85b85b1b61e5fe657f2d587175508db70045066ce4",
     },
 }
+LABELLED = {
+    "rotten-tomatoes": "ca389508e61c637a0e7313c9573a70bfca54ea1e761204a39a3967991b230474",
+    "imdb": "708d3804ef57fca0bf3fa51c1859f6a370572bcad2c9be6a57b755721239e16a",
+}
 SPLITS = ("train", "validation", "test")
 corpora = pytest.mark.parametrize("name", PINNED)
 
@@ -161,7 +165,7 @@ def test_a_damaged_copy_of_the_result_is_made_anew(monkeypatch, tmp_path):
 
 
 def test_unknown_names_list_the_known_ones():
-    for call in (data.card, data.path, data.fetch, data.verify, data.load, data.load_parallel):
+    for call in (data.card, data.path, data.fetch, data.verify, data.load, data.load_parallel, data.load_labelled):
         with pytest.raises(DataError, match=r"'shakspere': choose one of shakespeare, wikipedia, "):
             call("shakspere")
 
@@ -171,6 +175,13 @@ def test_a_model_is_no_corpus():
         data.load("smollm2")
 
 
+def test_labels_belong_to_sets_that_have_them():
+    with pytest.raises(DataError, match=r"labelled set, not a corpus.*load_labelled\('imdb'\)"):
+        data.load("imdb")
+    with pytest.raises(DataError, match=r"'kjv' is a corpus, without labels: choose one of rotten-tomatoes, imdb"):
+        data.load_labelled("kjv")
+
+
 @pytest.mark.parametrize("card", data.CARDS.values(), ids=data.CARDS)
 def test_cards_are_complete(card):
     assert data.CARDS[card.name] is card
@@ -178,9 +189,33 @@ def test_cards_are_complete(card):
     name, version = card.package.split("==")
     assert card.file.lower().replace("-", "_").startswith(f"{name}_{version}".lower().replace("-", "_"))
     needed = ["title", "source", "licence", "size", "problems", "citation"]
-    needed += ["cleaning", "split"] if card.kind == "corpus" else []
+    needed += ["cleaning", "split"] if card.kind in ("corpus", "labelled set") else []
     assert all(len(getattr(card, field)) >= 20 for field in needed)
     assert (card.name in data.RECIPES) == (card.kind == "corpus")
+    assert (card.name in data.LABELLED) == (card.kind == "labelled set")
+
+
+# Labelled texts
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("name", ["rotten-tomatoes", pytest.param("imdb", marks=pytest.mark.slow)])
+def test_labelled_sets_are_as_their_cards_say(name):
+    found = data.load_labelled(name)
+    parts = [getattr(found, split) for split in SPLITS]
+    counts, n_words = [len(part) for part in parts], sum(len(text.split()) for part in parts for text, _ in part)
+    assert f"{sum(counts):,} " in found.card.size and f"{n_words:,} words" in found.card.size
+    assert "{:,} to train, {:,} to validate, {:,} to test".format(*counts) in found.card.size
+    digest = hashlib.sha256(repr(parts).encode()).hexdigest()
+    assert digest == LABELLED[name]
+    for part in parts:
+        assert abs(sum(label for _, label in part) / len(part) - 0.5) < 0.01
+        assert not [text for text, _ in part if re.search(r"[\x00-\x1f\x7f-\x9f]|<br|  ", text)]
+    openings = [{text[:400].lower() for text, _ in part} for part in parts]
+    assert sum(map(len, openings)) == sum(counts) == len(set.union(*openings))
+    if name == "rotten-tomatoes":
+        assert shared([[t for t in part if len(t.split()) >= 8] for part in openings], 5) < 0.5
+    assert "rights are unclear" in found.card.licence and "never passed on" in found.card.licence
 
 
 # A reader's own text

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minilm.splits import leaks, side, split_text
+from minilm.splits import block_side, leaks, side, split_text
 
 shares = st.sampled_from([(0.8, 0.1, 0.1), (0.9, 0.1), (0.5, 0.5), (0.25, 0.25, 0.25, 0.25), (1.0,)])
 
@@ -49,6 +49,13 @@ def test_titles_fall_on_sides_like_draws():
 
 def test_lists_of_titles_decide_alone():
     assert [side(t, validation=["v"], test=["t"]) for t in ("v", "t", "Abacus")] == ["validation", "test", "train"]
+
+
+def test_neighbours_of_a_list_stay_together():
+    sides = [block_side(place) for place in range(2000)]
+    assert Counter(sides) == {"train": 1400, "validation": 200, "test": 400}
+    borders = [place for place in range(1, 2000) if sides[place] != sides[place - 1]]
+    assert all(border % 50 == 0 for border in borders) and len(borders) == 3 * 4 - 1
 
 
 def test_planted_leaks_are_found_on_the_side_further_from_the_test_set():

@@ -1,0 +1,87 @@
+"""BERT at work: published weights, texts as batches, a vector for each text.
+
+Not here: the model and its objective (``minilm.encoder``), how weights are stored (``minilm.bert_files``), and heads
+for classes and spans (``minilm.heads``). The names of the first two can be had from here as well.
+Letters: B batch, T time, D width, N texts.
+Reference: Reimers & Gurevych 2019 (sentence vectors).
+"""
+
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from .batching import Stream, derived_seed, pad
+from .bert_files import from_bert, load, save, to_bert
+from .contract import Batch
+from .encoder import BERT, MaskedLM, mask_tokens
+from .heads import mean_pool
+from .wordpiece import WordPiece
+
+__all__ = [
+    "BERT", "MaskedLM", "by_length", "embed", "from_bert", "labelled", "load", "mask_tokens", "save", "to_bert",
+]  # fmt: skip
+
+
+def by_length(
+    tokenizer: WordPiece, texts: Sequence[str], batch_size: int = 64, length: int = 256
+) -> Iterator[tuple[list[int], Int[Tensor, "B T"], Bool[Tensor, "B T"]]]:
+    """All texts, the shortest first so that little is padded: a batch's places in ``texts``, its ids and its mask."""
+    rows = [tokenizer.row(text, length=length)[0] for text in texts]
+    order = sorted(range(len(rows)), key=lambda place: len(rows[place]))
+    for start in range(0, len(order), batch_size):
+        places = order[start : start + batch_size]
+        yield places, *_padded([rows[place] for place in places], tokenizer.pad_id)
+
+
+def labelled(
+    tokenizer: WordPiece, examples: Sequence[tuple[str, int]], batch_size: int, length: int = 64, seed: int = 0
+) -> Stream:
+    """A `Stream` of pairs of a text and its class, in a new order every epoch; ids and mask in, classes out.
+
+    Texts of similar length share a batch, since padding costs as much as text: within stretches of 16 batches, drawn at
+    random, texts are sorted by length, and the batches come in random order. The last texts of an epoch that do not
+    fill a batch are left out. Raises ValueError for less texts than a batch holds.
+    """
+    if len(examples) < batch_size:
+        raise ValueError(f"examples holds {len(examples)} texts: a batch of {batch_size} needs as many")
+    rows = [tokenizer.row(text, length=length)[0] for text, _ in examples]
+    classes = torch.tensor([label for _, label in examples])
+
+    @lru_cache(maxsize=1)
+    def epoch(number: int) -> list[list[int]]:
+        generator = torch.Generator().manual_seed(derived_seed(seed, number))
+        order = torch.randperm(len(rows), generator=generator).tolist()
+        order = order[: len(order) // batch_size * batch_size]
+        stretches = [order[i : i + 16 * batch_size] for i in range(0, len(order), 16 * batch_size)]
+        order = [place for part in stretches for place in sorted(part, key=lambda place: len(rows[place]))]
+        shuffled = torch.randperm(len(order) // batch_size, generator=generator).tolist()
+        return [order[i * batch_size : (i + 1) * batch_size] for i in shuffled]
+
+    def batch(step: int) -> Batch:
+        number, place = divmod(step, len(rows) // batch_size)
+        chosen = epoch(number)[place]
+        return Batch(_padded([rows[i] for i in chosen], tokenizer.pad_id), classes[chosen])
+
+    return batch
+
+
+def _padded(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:
+    return pad(rows, pad_id), pad([[1] * len(row) for row in rows], 0).bool()
+
+
+@torch.no_grad()
+def embed(
+    model: BERT, tokenizer: WordPiece, texts: Sequence[str], batch_size: int = 64, length: int = 256
+) -> Float[Tensor, "N D"]:
+    """A unit vector for each text: the mean of its hidden states, scaled. Their products are cosines.
+
+    The model is taken as it is; `load` gives it in evaluation mode.
+    """
+    vectors = torch.empty(len(texts), model.config.d_model)
+    for places, ids, mask in by_length(tokenizer, texts, batch_size, length):
+        vectors[places] = F.normalize(mean_pool(model(ids, mask), mask), dim=-1)
+    return vectors
