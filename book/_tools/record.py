@@ -6,6 +6,8 @@
     python book/_tools/record.py long           # the preset `long`, a quarter of an hour
     python book/_tools/record.py gpt            # the preset `gpt` with five times its steps
     python book/_tools/record.py bench          # what `make bench` prints
+    python book/_tools/record.py labels         # what pretraining is worth, by the number of labels
+    python book/_tools/record.py smollm2        # SmolLM2 tuned with LoRA and in full
 
 In the first two, runs go side by side, each on a core of its own. Chapters 7 and 8 plot the rows.
 """
@@ -26,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import tuning
 
 from minilm import optim, presets, recipe
 from minilm.batching import sample
@@ -168,6 +171,8 @@ EXPERIMENTS = {
     "long": lambda: long_run("small", PRESETS["long"]),
     "gpt": lambda: long_run("shakespeare", changed(PRESETS["gpt"], steps=5 * PRESETS["gpt"].train.steps)),
     "bench": bench,
+    "labels": lambda: list(tuning.labels()),
+    "smollm2": lambda: list(tuning.smollm2()),
 }
 
 if __name__ == "__main__":
