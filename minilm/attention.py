@@ -107,13 +107,14 @@ class KVCache:
         self, layer: int, k: Float[Tensor, "B G T d"], v: Float[Tensor, "B G T d"], positions: Int[Tensor, "B T"]
     ) -> tuple[Float[Tensor, "B G S d"], Float[Tensor, "B G S d"]]:
         """Store the keys and values of new tokens in one layer; give back all that the layer has now."""
-        end = self.longest + k.shape[2]
-        for store, new in ((self.k[layer], k), (self.v[layer], v)):
+        stores, T = (self.k[layer], self.v[layer]), k.shape[2]
+        for store, new in zip(stores, (k, v), strict=True):
             if self.even:
-                store[:, :, self.longest : end] = new
+                store.narrow(2, self.longest, T).copy_(new)
             else:
                 store.scatter_(2, positions[:, None, :, None].expand_as(new), new)
-        return self.k[layer, :, :, :end], self.v[layer, :, :, :end]
+        keys, values = (store.narrow(2, 0, self.longest + T) for store in stores)
+        return keys, values
 
     def recent(self, ids: Int[Tensor, "B T"], positions: Int[Tensor, "B T"], K: int) -> Int[Tensor, "B K"]:
         """Note the new tokens of each row; give back the K before them, -1 where the text has not begun."""
@@ -173,7 +174,7 @@ class Attention(nn.Module):
         """Queries (B, H, T, d), keys and values (B, G, S, d)."""
         numbers = [self.n_heads, self.n_kv_heads, self.n_kv_heads]
         if memory is None:
-            q, k, v = self._heads(self.qkv(x)).split(numbers, 1)
+            q, k, v = self._heads(self.qkv(x)).split_with_sizes(numbers, 1)
         else:
             widths = [n * self.d_head for n in numbers]
             weights = self.qkv.weight.split(widths)
@@ -186,7 +187,7 @@ class Attention(nn.Module):
         return q, k, v
 
     def _heads(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (-1, self.d_head)).transpose(1, 2)  # (B, T, H d) to (B, H, T, d)
+        return x.view(*x.shape[:2], -1, self.d_head).transpose(1, 2)  # (B, T, H d) to (B, H, T, d)
 
     def forward(
         self,

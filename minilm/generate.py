@@ -157,9 +157,9 @@ def _steps(model, prompts, max_new_tokens, seed=0, stop=(), repetition_penalty=1
 
 
 def _draw(logits: Float[Tensor, "B V"], generators: list[torch.Generator], **shape) -> list[int]:
-    probs = next_token_probs(logits, **shape)
     if shape.get("temperature") == 0:
-        return probs.argmax(-1).tolist()
+        return logits.argmax(-1).tolist()
+    probs = next_token_probs(logits, **shape)
     return [int(p.multinomial(1, generator=generator)) for p, generator in zip(probs, generators, strict=True)]
 
 

@@ -64,7 +64,7 @@ class GPT(nn.Module):
         """An empty cache for ``batch`` rows of at most ``size`` tokens (default, and most: the context)."""
         c = self.config
         size = min(size or c.context, c.context)
-        return KVCache(c.n_layers, batch, c.kv_heads, size, c.d_head, self.head.weight)
+        return KVCache(c.n_layers, batch, c.kv_heads, size, c.d_head, self.embedding.weight)
 
     def forward(self, ids: Int[Tensor, "B T"], cache: KVCache | None = None) -> Float[Tensor, "B T V"]:
         """Logits of the next token after each of ``ids``; with a cache, ``ids`` are only what is new."""

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -105,13 +106,13 @@ class Block(nn.Module):
         if cross:
             self.norm_cross, self.cross = norm(), attention()
         self.norm2, self.mlp = norm(), MLP(c.d_model, c.d_inner, c.activation, c.bias)
-        self.dropout = nn.Dropout(c.dropout)
+        self.dropout = c.dropout
 
     def add(self, x: Tensor, norm: nn.Module, part: Callable[[Tensor], Tensor]) -> Tensor:
         """``x + part(norm(x))``, or in the order of 2017 ``norm(x + part(x))``."""
         if self.norm_first:
-            return x + self.dropout(part(norm(x)))
-        return norm(x + self.dropout(part(x)))
+            return x + F.dropout(part(norm(x)), self.dropout, self.training)
+        return norm(x + F.dropout(part(x), self.dropout, self.training))
 
     def forward(
         self,

