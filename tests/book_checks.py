@@ -53,7 +53,7 @@ def header_problems(notebook: NotebookNode) -> Iterator[str]:
     """A notebook opens with a label, a title, a question and the minutes it takes."""
     opening = "\n".join(cell.source for cell in notebook.cells[:2] if cell.cell_type == "markdown")
     for promise, pattern in {
-        "a label such as (ch-text)=": r"\A\(ch-[\w-]+\)=\n# \S",
+        "a label such as (ch-text)=": r"\A\((ch|app)-[\w-]+\)=\n# \S",
         "a question": r"\?",
         "the minutes it takes": r"\bminutes?\b",
     }.items():

@@ -13,6 +13,10 @@ ORDER = """
     rnn layers attention transformer gpt gpt2_files
     generate beam evaluate
     machine optim distributed checkpoint trainer train recipe presets cost
+    gguf chat llama quantise
+    heads wordpiece encoder bert_files bert
+    lora lora_files finetune preference
+    tasks spans t5 t5_files multitask
     flags plots __main__
 """.split()
 FOLDER = Path(minilm.__file__).parent
