@@ -29,7 +29,8 @@
 # take it apart: a language model is a probability distribution over texts, the chain rule turns it
 # into a guess per position, and the text itself holds the right answers. We then work through
 # likelihood, cross-entropy, perplexity and bits per byte on a corpus of ten words, small enough to
-# check with a pencil. With the ruler in hand we measure: how much more data helps, what a model
+# check with a pencil. How these ideas hang together is the core of the subject, rather than how
+# programs call each other ({ref}`err-coupling`). With the ruler in hand we measure: how much more data helps, what a model
 # can tell and what it cannot, and how far plain counting gets. The chapter ends with a dated map
 # of the models that came after.
 
@@ -307,8 +308,8 @@ print("243 continuations of each first token: total", totals.numpy().round(9))
 # To fit a classifier one needs labelled examples, and someone has to label them. A language model
 # needs no one. Take a text, put a finger anywhere: what stands left of the finger is the input,
 # what stands right of it is the label. This is {term}`self-supervised learning`: *the labels are
-# parts of the data*. Document 002 explains the word by pretraining; that is one use of it, and
-# {ref}`err-self-supervised` separates the two.
+# parts of the data*. Nobody annotates anything ({ref}`err-annotation`). Document 002 explains the
+# word by pretraining; that is one use of it, and {ref}`err-self-supervised` separates the two.
 #
 # Our corpus for the next sections has ten words. It is small enough that every number can be
 # checked by hand.
@@ -1380,7 +1381,8 @@ print(len(passages), "passages")
 # ```
 #
 # Years are those in which a model first became public; the papers on attention, BERT, T5 and BART
-# appeared in print a year later. The last column simplifies: no paper changed only one thing.
+# appeared in print a year later. The last column simplifies: no paper changed only one thing. The
+# list of document 003 names no variant at all ({ref}`err-architectures`).
 #
 # **How large is large?** Document 001 says that GPT, BERT, T5 and BART have "usually between
 # billions and hundreds of billions" of parameters. The papers give the numbers themselves; only

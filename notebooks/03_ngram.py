@@ -65,7 +65,8 @@ plots.use_style()
 #
 # The {term}`chain rule` writes the probability of a text as a product over its tokens, each given its whole
 # {term}`history`. Whole histories do not repeat: past the first few words every text is new, and there is nothing to
-# count. The {term}`Markov assumption` cuts the history down to its last $n-1$ tokens, the *context* $h$:
+# count. The {term}`Markov assumption` cuts the history down to its last $n-1$ tokens, the *context* $h$, so that a text
+# of any length can be read and little of it is used ({ref}`err-length`):
 #
 # $$
 # P(w_t \mid w_{<t}) \approx P(w_t \mid h), \qquad h = w_{t-n+1} \dots w_{t-1}.
@@ -110,7 +111,7 @@ print(after_the, "in all", sum(after_the.values()))
 # ```{prf:theorem} Relative frequencies are the maximum likelihood estimate
 # :label: thm-ng-mle
 # Among all tables $Q(w \mid h)$ whose rows sum to one, the table {eq}`eq-ng-mle` gives the training text the highest
-# probability (the first $n-1$ tokens taken as given).
+# probability (the first $n-1$ tokens taken as given, see {ref}`err-boundaries`).
 # ```
 #
 # ```{prf:proof}
@@ -381,8 +382,8 @@ picture(add_one)
 # {numref}`fig-ng-addk` shows the flaw: the reserve depends on the size of the vocabulary, which has nothing to do
 # with how surprising the context is. Let us measure it. For a bigram model over the BPE tokens we compute the
 # probability mass that add-k *promises* to unseen pairs (averaged over the training contexts), and compare it with
-# the share of validation pairs that really are unseen. $k$ is a {term}`hyperparameter`; we choose it on the
-# {term}`validation set`.
+# the share of validation pairs that really are unseen. $k$ is a {term}`hyperparameter`, not one of the numbers that are
+# fitted to the training text ({ref}`err-optimisation`); we choose it on the {term}`validation set`.
 
 # %%
 text = {"validation": shakespeare.text("validation")}
@@ -1320,7 +1321,7 @@ Markdown(
 # ## The bar
 #
 # Orders are chosen, on validation. Now the {term}`test set`, for the first and only time in this chapter
-# ({ref}`err-order`). Beside our models stand baselines that know no language: uniform bytes, byte frequencies, and
+# ({ref}`err-order`, {ref}`err-validation`). Beside our models stand baselines that know no language: uniform bytes, byte frequencies, and
 # two general-purpose compressors. Compression and prediction are one task: a model that needs $b$ bits per byte
 # compresses to $b/8$ of the size ({ref}`ch-concepts`). `bz2` and `lzma` get two chances: the test text alone, and the
 # extra bytes it costs after the training text.

@@ -773,7 +773,7 @@ assert abs(start - predicted) < 0.02
 # * - {term}`encoder`
 #   - everyone sees everyone
 #   - `stack(x)`
-#   - restore hidden tokens (chapter 10, planned)
+#   - restore hidden tokens ({ref}`ch-bert`)
 #   - BERT {cite}`devlin2019`
 # * - {term}`decoder`
 #   - everyone sees itself and what came before
@@ -783,7 +783,7 @@ assert abs(start - predicted) < 0.02
 # * - encoder-decoder
 #   - the encoder sees all of its text; the decoder what it has written, and all of the encoder's output
 #   - `stack(x, memory, causal=True)` with `cross=True`
-#   - turn one text into another (chapter 11, planned)
+#   - turn one text into another ({ref}`ch-t5`)
 #   - the first Transformer {cite}`vaswani2017`, T5 {cite}`raffel2020`, BART {cite}`lewis2020bart`
 # ```
 #

@@ -1129,7 +1129,7 @@ print(tokenizer.decode(outputs[0]))
 #
 # What we have made is the first half of what document 1 describes in its section 3: {term}`pretraining`, whose goal it
 # states correctly as the likelihood of the text. The second half, {term}`fine-tuning` to a task, starts from such a
-# model and is the subject of {ref}`chapter 13 <page-map>`. Document 4 divides language models into generative and
+# model and is the subject of {ref}`ch-finetuning`. Document 4 divides language models into generative and
 # discriminative ones; ours is generative, and it can discriminate as well, by Bayes' rule ({ref}`err-generative`). And
 # of the models that documents 1 and 3 put side by side, GPT is the one trained this way; BERT and T5 are trained to
 # fill gaps ({ref}`err-predict-next`).

@@ -1286,7 +1286,7 @@ for name, hours in STATED.items():
 #
 # For frontier models the makers publish nothing, and all numbers are estimates by outsiders. Cottier et al. put the
 # hardware and energy of GPT-4's final run at about 40 million dollars, those of Gemini Ultra at about 30 million, and
-# find that such costs have grown 2.4-fold a year since 2016, with a 90 % interval from 2.0 to 3.1
+# find that such costs have grown about 2.4-fold a year since 2016
 # {cite}`cottier2024`. If that continued, runs of more than a billion dollars would come by 2027. The same study finds
 # that staff is between 29 and 49 % of the cost of
 # *developing* such a model, and energy only 2 to 6 %. Three sums are regularly confused: the final run; all runs
