@@ -187,7 +187,7 @@ IMDB = replace(
     "others (2011), whole reviews by users of imdb.com.",
     licence="Package: MIT, which cannot cover the reviews. Their rights are unclear: users wrote them, and the data "
     "was given out for research. Hence fetched only on demand, for study, and never passed on with this book.",
-    size="24,895 reviews, 5,768,215 words; texts: 17,500 to train, 2,500 to validate, 4,895 to test.",
+    size="24,895 reviews, 5,768,195 words; texts: 17,500 to train, 2,500 to validate, 4,895 to test.",
     cleaning="Tags, entities and marks of the Windows code page are put right, repeats dropped (minilm.clean.reviews).",
     problems="English, before 2011. Only clear verdicts: 4 of 10 stars or less, 7 or more. Sorted by label and film, "
     "at most 30 reviews a film; a film may stand under both labels, on both sides of the split.",

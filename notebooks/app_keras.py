@@ -845,7 +845,7 @@ print("counting padding at least doubles the accuracy of our model:", bool(flatt
 
 # %% tags=["hide-input"]
 for name, key in (("counted words", "words"), ("Keras", "model"), ("minilm", "minilm")):
-    glue(f"keras_{key}", 100 * np.mean(hits[name]), display=False)
+    glue(f"keras_{key}", float(100 * np.mean(hits[name])), display=False)
 glue("keras_low", 100 * min(string_runs), display=False)
 
 # %% [markdown]
