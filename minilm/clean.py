@@ -80,7 +80,9 @@ def _one_line(string: str) -> str:
 
 OPENING = 400  # characters of a review; two that begin alike are one
 WINDOWS = {byte: bytes([byte]).decode("cp1252", errors="ignore") for byte in range(0x80, 0xA0)}
-"""What was meant by control characters that no text holds: dashes, quotes and dots of the Windows code page."""
+WINDOWS |= dict.fromkeys(range(0x20), " ")
+"""What was meant by control characters that no text holds: dashes, quotes and dots of the Windows code page, or
+nothing."""
 
 
 def reviews(files: Files, source: str) -> list[tuple[str, int]]:

@@ -711,8 +711,8 @@ print("gradient of the expectation = expectation of reward times gradient of log
 # P^*$ ({prf:ref}`thm-gpt-kl`).
 # ```
 #
-# Read backwards, every policy is the best one for *some* reward, $r(x, y) = \beta \log \frac{P(y \mid x)}{Q(y \mid x)}
-# + \beta \log Z(x)$. And a comparison of two answers to one prompt only needs a difference of rewards, in which $Z$
+# Read backwards, every policy is the best one for *some* reward, $r(x, y) =
+# \beta \log \frac{P(y \mid x)}{Q(y \mid x)} + \beta \log Z(x)$. And a comparison of two answers to one prompt only needs a difference of rewards, in which $Z$
 # cancels. With Bradley and Terry's model of a choice {cite}`bradley1952`, in which $y^+$ is preferred to $y^-$ with
 # probability $\sigma(r(x, y^+) - r(x, y^-))$, the likelihood of the preferences is a function of the policy alone:
 #

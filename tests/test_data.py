@@ -37,7 +37,7 @@ PINNED = {
 }
 LABELLED = {
     "rotten-tomatoes": "ca389508e61c637a0e7313c9573a70bfca54ea1e761204a39a3967991b230474",
-    "imdb": "708d3804ef57fca0bf3fa51c1859f6a370572bcad2c9be6a57b755721239e16a",
+    "imdb": "d0da50f9aaf787a5d9d7a3ebc04fbe342a6e83e736dece514d9d3d48ec2f7c34",
 }
 SPLITS = ("train", "validation", "test")
 corpora = pytest.mark.parametrize("name", PINNED)
