@@ -366,7 +366,7 @@ twin_log = train(twin, text_rows, how, watched(at - 1))
 # The GPT's guess for place $t$ is what it says at place $t - 1$, so the gap itself does not disturb it.
 # {numref}`fig-bert-curves` shows how the two learn.
 
-# %% mystnb={"figure": {"name": "fig-bert-curves", "caption": "Share of gaps filled rightly while the two networks train on the same rows. The horizontal lines are counting, from one side and from both."}, "image": {"alt": "Line chart over 600 steps. The line of the GPT rises at once and flattens below the line of one-sided counting. The line of BERT stays near the bottom at first, then rises and ends a little above the GPT, at the line of one-sided counting and far below that of two-sided counting."}}
+# %% mystnb={"figure": {"name": "fig-bert-curves", "caption": "Share of gaps filled rightly while the two networks train on the same rows. The horizontal lines are counting, from one side and from both."}, "image": {"alt": "Line chart over 400 steps. The line of the GPT starts at 0.42 and flattens at the line of one-sided counting. The line of BERT starts far below it, at 0.28, and passes it at the end, far below the line of two-sided counting."}}
 curves = {
     "BERT, both sides": [record["right"] for record in bert_log],
     "GPT, left side": [record["right"] for record in twin_log],
@@ -393,11 +393,10 @@ Markdown(tabulate(table, heads, tablefmt="pipe", floatfmt=".2f"))
 # whole text at once and stores every run of five characters. One-sided counting is where BERT has got to after 400 steps;
 # neither network has read half of the text yet.
 #
-# The curves in {numref}`fig-bert-curves` say why it is not more. The twin learns from the first step. BERT sits on a
-# plateau near the frequencies of single characters before it begins to use the context, because it is asked so little: 15
-# % of the positions in a row have a target, where the twin has one at every position. (The published BERT took a million
-# steps of 256 rows {cite}`devlin2019`.) ELECTRA {cite}`clark2020electra` removes that handicap by asking about every
-# position whether its token has been exchanged.
+# The curves in {numref}`fig-bert-curves` say why it is not more. The twin learns faster at first, and BERT overtakes it
+# late, because it is asked so little: of the positions in a row, 15 in 100 have a target, where the twin has one at every
+# position. (The published BERT took a million steps of 256 rows {cite}`devlin2019`.) ELECTRA {cite}`clark2020electra`
+# removes that handicap by asking about every position whether its token has been exchanged.
 #
 # Here is what the two say about the gaps that document 3 would call "understanding" ({ref}`err-predict-next`). The
 # sentences are ours; the underscore is the gap.
@@ -1302,7 +1301,7 @@ print("the library's takes labels, and gives a loss:", "labels" in arguments)
 #
 # - Two sides of a gap are worth far more than one. Counting shows it before any network does.
 # - Without a causal mask the target must be taken out of the input; that is all there is to `[MASK]`.
-# - Most tokens of a masked row teach nothing, so a masked model learns slowly at first.
+# - Few positions of a masked row have a target, so a masked model learns slowly at first.
 # - The product of gap probabilities is not the probability of a text, and always looks too good.
 # - Hidden states hold properties of a word in its place. A probe shows it only beside a table and a control task.
 # - Vectors tuned for similarity of content put opposite verdicts close together.
