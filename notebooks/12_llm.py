@@ -531,7 +531,7 @@ table = [
     ("largest difference below 0.0002", difference < 2e-4),
     ("same most likely token", f"{same:,} of {rows.numel():,}"),
 ]
-Markdown(tabulate(table, ["", ""], tablefmt="pipe", disable_numparse=True))
+Markdown(tabulate(table, ["what", "result"], tablefmt="pipe", disable_numparse=True))
 
 # %% [markdown]
 # What difference is left is the rounding of sums in another order, about one part in 300,000 ({numref}`tab-llm-equal`).
