@@ -22,6 +22,7 @@ from . import files, wordpiece
 from .archive import members
 from .cards import CARDS
 from .encoder import BERT
+from .gpt2_files import rename
 from .transformer import Config
 from .wordpiece import WordPiece
 
@@ -85,9 +86,7 @@ def _names(state: Mapping[str, Tensor]) -> dict[str, list[str]]:
     """Our name of each weight, and theirs: three for the matrix and the bias of queries, keys and values."""
     names = {}
     for ours in state:
-        theirs = ours
-        for part, name in NAMES.items():
-            theirs = re.sub(rf"(^|\.){re.escape(part)}(?=\.)", rf"\g<1>{name}", theirs)
+        theirs = rename(ours, NAMES)
         parts = ("query", "key", "value") if "qkv" in ours else ("",)
         names[ours] = [theirs.replace("attention.qkv", f"attention.self.{part}") for part in parts]
     return names

@@ -182,13 +182,18 @@ def load_gpt2(folder: str | Path) -> tuple[GPT, Tokenizer]:
 
 def _names(model: GPT) -> dict[str, str]:
     """Our name of each weight, and theirs."""
-    names = {}
-    for ours in model.state_dict():
-        theirs = ours
-        for part, name in NAMES.items():
-            theirs = re.sub(rf"(^|\.){re.escape(part)}(?=\.)", rf"\g<1>{name}", theirs)
-        names[ours] = theirs
-    return names
+    return {ours: rename(ours, NAMES) for ours in model.state_dict()}
+
+
+def rename(weight: str, names: Mapping[str, str]) -> str:
+    """The name of a weight with each part of it that ``names`` lists replaced by theirs, in the order of the list.
+
+    >>> rename("stack.blocks.3.norm1.bias", NAMES)
+    'h.3.ln_1.bias'
+    """
+    for part, theirs in names.items():
+        weight = re.sub(rf"(^|\.){re.escape(part)}(?=\.)", rf"\g<1>{theirs}", weight)
+    return weight
 
 
 def _flip(name: str, weight: Tensor) -> Tensor:
