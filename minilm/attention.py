@@ -170,21 +170,26 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(d_model, (n_heads + 2 * n_kv_heads) * self.d_head, bias)  # one product for all three
         self.out = nn.Linear(d_model, d_model, bias)
 
-    def project(self, x: Tensor, memory: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    def project(
+        self, x: Tensor, memory: Tensor | None = None, rotary: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Queries (B, H, T, d), keys and values (B, G, S, d)."""
         numbers = [self.n_heads, self.n_kv_heads, self.n_kv_heads]
-        if memory is None:
-            q, k, v = self._heads(self.qkv(x)).split_with_sizes(numbers, 1)
-        else:
-            widths = [n * self.d_head for n in numbers]
-            weights = self.qkv.weight.split(widths)
-            biases = self.qkv.bias.split(widths) if self.qkv.bias is not None else [None] * 3
-            sources = (x, memory, memory)
-            parts = zip(sources, weights, biases, strict=True)
-            q, k, v = (self._heads(F.linear(*part)) for part in parts)
-        if self.qk_norm:
-            q, k = (F.rms_norm(part, (self.d_head,), eps=EPS) for part in (q, k))
-        return q, k, v
+        if memory is None:  # queries and keys together: at one token, what costs is the number of calls
+            qk, v = self._heads(self.qkv(x)).split_with_sizes([sum(numbers[:2]), self.n_kv_heads], 1)
+            q, k = self._placed(qk, rotary).split_with_sizes(numbers[:2], 1)
+            return q, k, v
+        widths = [n * self.d_head for n in numbers]
+        weights = self.qkv.weight.split(widths)
+        biases = self.qkv.bias.split(widths) if self.qkv.bias is not None else [None] * 3
+        parts = zip((x, memory, memory), weights, biases, strict=True)
+        q, k, v = (self._heads(F.linear(*part)) for part in parts)
+        return self._placed(q, rotary), self._placed(k, rotary), v
+
+    def _placed(self, x: Tensor, rotary: Tensor | None) -> Tensor:
+        """Queries or keys, scaled to unit size where ``qk_norm`` is set and turned to their positions."""
+        x = F.rms_norm(x, (self.d_head,), eps=EPS) if self.qk_norm else x
+        return x if rotary is None else rotate(x, rotary)
 
     def _heads(self, x: Tensor) -> Tensor:
         return x.view(*x.shape[:2], -1, self.d_head).transpose(1, 2)  # (B, T, H d) to (B, H, T, d)
@@ -195,7 +200,7 @@ class Attention(nn.Module):
         memory: Float[Tensor, "B S D"] | None = None,
         mask: Mask | None = None,
         causal: bool = False,
-        rotary: Float[Tensor, "two *C T half"] | None = None,
+        rotary: Float[Tensor, "two *C T d"] | None = None,
         cache: tuple[KVCache, int, Tensor] | None = None,
     ) -> Float[Tensor, "B T D"]:
         """What each position of ``x`` learns from the positions it may look at.
@@ -204,9 +209,7 @@ class Attention(nn.Module):
         a left-to-right model without the memory that a matrix takes. ``cache`` is the `KVCache`, this layer's number
         in it, and the positions of x.
         """
-        q, k, v = self.project(x, memory)
-        if rotary is not None:
-            q, k = rotate(q, rotary), rotate(k, rotary)
+        q, k, v = self.project(x, memory, rotary)
         if cache is not None:
             store, layer, positions = cache
             k, v = store.update(layer, k, v, positions)

@@ -158,18 +158,21 @@ def frequencies(width: int, base: float = 10_000.0) -> Float[Tensor, " half"]:
     return base ** (-torch.arange(0, width, 2) / width)
 
 
-def rotary_table(positions: Int[Tensor, "*B T"], d_head: int, base: float = 10_000.0) -> Float[Tensor, "two *B T half"]:
+def rotary_table(positions: Int[Tensor, "*B T"], d_head: int, base: float = 10_000.0) -> Float[Tensor, "two *B T d"]:
     """Cosines and sines by which `rotate` turns queries and keys that stand at ``positions``.
 
+    Entry i and entry ``i + d/2`` turn by the same angle; what the first gets from the second has a minus sign.
+
     >>> rotary_table(torch.tensor([0, 1]), 4)[0]            # the cosines: a pair turns by 1, or by 1/100, a position
-    tensor([[1.0000, 1.0000],
-            [0.5403, 0.9999]])
+    tensor([[1.0000, 1.0000, 1.0000, 1.0000],
+            [0.5403, 0.9999, 0.5403, 0.9999]])
     """
     angles = positions[..., None] * frequencies(d_head, base)
-    return torch.stack([angles.cos(), angles.sin()])
+    cos, sin = angles.cos(), angles.sin()
+    return torch.stack([torch.cat([cos, cos], -1), torch.cat([-sin, sin], -1)])
 
 
-def rotate(x: Float[Tensor, "*B T d"], table: Float[Tensor, "two *C T half"]) -> Float[Tensor, "*B T d"]:
+def rotate(x: Float[Tensor, "*B T d"], table: Float[Tensor, "two *C T d"]) -> Float[Tensor, "*B T d"]:
     """Turn each pair of entries of a query or key by an angle proportional to its position (rotary positions).
 
     Entry i forms a pair with entry ``i + d/2``. A turn keeps lengths, and the product of a turned query with a turned
@@ -181,8 +184,7 @@ def rotate(x: Float[Tensor, "*B T d"], table: Float[Tensor, "two *C T half"]) ->
             [0.5403, 0.8415]])
     """
     cos, sin = table
-    a, b = x.chunk(2, -1)
-    return torch.cat([a * cos - b * sin, a * sin + b * cos], -1)
+    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)  # rolled by half, an entry meets its partner
 
 
 BUCKETS, FARTHEST = 32, 128
