@@ -1,4 +1,4 @@
-"""BERT at work: published weights, texts as batches, a vector for each text.
+"""BERT at work: published weights, texts as batches, a vector or a class for each text.
 
 Not here: the model and its objective (``minilm.encoder``), how weights are stored (``minilm.bert_files``), and heads
 for classes and spans (``minilm.heads``). The names of the first two can be had from here as well.
@@ -14,16 +14,22 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from . import data, encoder, heads, presets
 from .batching import Stream, derived_seed, pad
 from .bert_files import from_bert, load, save, to_bert
 from .contract import Batch
 from .encoder import BERT, MaskedLM, mask_tokens
-from .heads import mean_pool
+from .heads import Classifier, mean_pool
+from .train import Record, TrainConfig
 from .wordpiece import WordPiece
 
 __all__ = [
-    "BERT", "MaskedLM", "by_length", "embed", "from_bert", "labelled", "load", "mask_tokens", "save", "to_bert",
+    "BERT", "MaskedLM", "by_length", "classifier", "embed", "from_bert", "labelled", "load", "logits", "mask_tokens",
+    "save", "to_bert",
 ]  # fmt: skip
+
+LENGTH = 64
+"""Tokens that a classifier reads of a text."""
 
 
 def by_length(
@@ -38,7 +44,7 @@ def by_length(
 
 
 def labelled(
-    tokenizer: WordPiece, examples: Sequence[tuple[str, int]], batch_size: int, length: int = 64, seed: int = 0
+    tokenizer: WordPiece, examples: Sequence[tuple[str, int]], batch_size: int, length: int = LENGTH, seed: int = 0
 ) -> Stream:
     """A `Stream` of pairs of a text and its class, in a new order every epoch; ids and mask in, classes out.
 
@@ -85,3 +91,31 @@ def embed(
     for places, ids, mask in by_length(tokenizer, texts, batch_size, length):
         vectors[places] = F.normalize(mean_pool(model(ids, mask), mask), dim=-1)
     return vectors
+
+
+def classifier(name: str, seed: int = 0, batch_size: int = 16) -> tuple[Classifier, list[Record]]:
+    """MiniLM fine-tuned on the labelled set ``name``, every weight and each text once; and the log of its training.
+
+    Trained at the first call, which takes minutes, and read from the cache afterwards. Its tokenizer is that of
+    ``load("all-minilm")``. The rate is small, since the weights are good, and falls to zero.
+    Raises what `minilm.data.load_labelled` raises.
+    """
+    model, units = load("all-minilm", dropout=0.1)
+    examples = data.load_labelled(name).train
+    steps = len(examples) // batch_size
+    config = TrainConfig(
+        steps, batch_size, 1e-4, weight_decay=0.01, warmup=steps // 10, schedule="linear", final=0.0,
+        betas=(0.9, 0.999), seed=seed, eval_every=max(1, steps // 4),
+    )  # fmt: skip
+    full = Classifier(model, n_classes=1 + max(label for _, label in examples)).train()
+    stream = labelled(units, examples, batch_size, seed=seed)
+    log = presets.fit(full, stream, config, f"minilm-{name}-{seed}", encoder, heads)
+    return full, log
+
+
+@torch.no_grad()
+def logits(model: Classifier, tokenizer: WordPiece, texts: Sequence[str], length: int = LENGTH) -> Float[Tensor, "N C"]:
+    """What a classifier makes of each text."""
+    found = [(places, model(ids, mask)) for places, ids, mask in by_length(tokenizer, texts, length=length)]
+    order = torch.tensor([place for places, _ in found for place in places])
+    return torch.cat([part for _, part in found])[order.argsort()]

@@ -4,26 +4,25 @@ Not here: the tasks (``minilm.tasks``) and the model (``minilm.t5``).
 Reference: Raffel et al. 2020, sections 2.4 (one format for all tasks) and 3.5.2 (how much of each).
 """
 
-import hashlib
-import json
-import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 
-from . import data, presets, spans, t5, tasks
-from .batching import Stream, derived_seed
+from . import presets, spans, t5, tasks
+from .batching import derived_seed
 from .spans import END, SPECIALS, sample_pairs
 from .t5 import T5, answers
 from .tasks import Pair
 from .tokenizer import BPE
-from .train import Record, TrainConfig, train
+from .train import Record, TrainConfig
 from .transformer import Config
 
 TASKS = ("fr", "zh", "date", "capital")
 """What the book's model learns."""
+
+DECISIVE = (spans, t5, tasks)
+"""The modules on which a trained T5 depends, beside those of any trained model."""
 
 LEAST = 2_000
 """A task with fewer pairs is repeated until it has as many, or nothing of it would be learnt."""
@@ -80,17 +79,5 @@ def trained(names: Sequence[str] = TASKS, seed: int = 0, run: TrainConfig = RUN,
     with torch.random.fork_rng([]):
         torch.manual_seed(derived_seed(seed, "weights"))
         model = T5(replace(shape, vocab_size=units.vocab_size))
-    log = fit(model, stream, replace(run, seed=seed), f"t5-{'-'.join(names)}")
+    log = presets.fit(model, stream, replace(run, seed=seed), f"t5-{'-'.join(names)}", *DECISIVE)
     return Translator(model, units, log)
-
-
-def fit(model: T5, stream: Stream, run: TrainConfig, name: str) -> list[Record]:
-    """Train ``model`` in place, or fill it from the cache where the same has been trained before; return the log."""
-    code = "".join(Path(module.__file__).read_text(encoding="utf-8") for module in (spans, t5, tasks))
-    parts = [presets.code(), code, repr(model.config), repr(run), stream(0).targets.tolist()]
-    folder = data.home() / "models" / f"{name}-{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]}"
-    if not folder.exists():
-        print(f"training {name}; kept for later calls", file=sys.stderr, flush=True)
-    log = train(model, stream, run, out=folder)
-    model.eval()
-    return log

@@ -10,22 +10,27 @@ import ast
 import hashlib
 import json
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
+from filelock import FileLock, Timeout
+from torch import nn
+
 from . import checkpoint, data
+from .batching import Stream
 from .recipe import Recipe, Trained, build, checksum, make_tokenizer, run, with_seed
 from .rnn import RNNConfig
-from .train import Record, TrainConfig
+from .train import Record, TrainConfig, train
 from .transformer import Config
 
 __all__ = [
-    "PRESETS", "Recipe", "Trained", "build", "make_tokenizer", "preset", "recorded", "run", "small_text", "texts",
-    "trained", "with_seed",
+    "PRESETS", "Recipe", "Trained", "build", "fit", "make_tokenizer", "preset", "recorded", "run", "small_text",
+    "texts", "trained", "with_seed",
 ]  # fmt: skip
 
 V = 1
@@ -63,13 +68,13 @@ PRESETS = {
         ),
         Recipe(
             "long",
-            Config(V, context=192, d_model=192, n_layers=5, n_heads=3, **QUICK),
-            TrainConfig(1800, 16, 0.012, warmup=20, schedule="linear", final=0.0, optimizer="muon", eval_every=100),
+            Config(V, context=192, d_model=192, n_layers=5, n_heads=3, **{**QUICK, "activation": "gelu"}),
+            TrainConfig(1500, 16, 0.012, warmup=20, schedule="linear", final=0.0, optimizer="muon", eval_every=100),
         ),
         Recipe(
             "gpt",
             Config(V, context=128, d_model=128, n_layers=3, n_heads=4, **QUICK),
-            TrainConfig(1700, 8, 0.02, warmup=20, schedule="linear", final=0.0, optimizer="muon", eval_every=340),
+            TrainConfig(1700, 8, 0.02, warmup=20, schedule="linear", final=0.0, optimizer="muon", eval_every=425),
             tokenizer="bpe",
             vocab_size=1024,
         ),
@@ -83,7 +88,7 @@ PRESETS = {
         Recipe(
             "lstm",
             RNNConfig(V, d_model=256, n_layers=1, cell="lstm"),
-            TrainConfig(1000, 16, 0.006, warmup=10, schedule="linear", final=0.0, eval_every=250),
+            TrainConfig(1000, 16, 0.006, warmup=10, schedule="linear", final=0.0, eval_every=334),
             tokenizer="bpe",
             vocab_size=1024,
             window=64,
@@ -144,7 +149,47 @@ def trained(
         log = [json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
         if log[-1]["step"] == chosen.train.steps:
             return Trained(*checkpoint.load(folder), log)
-    return run(chosen, text, held_out, folder, progress, watch)
+    with alone(folder):
+        return run(chosen, text, held_out, folder, progress, watch)
+
+
+def fit(
+    model: nn.Module, stream: Stream, config: TrainConfig, name: str, *modules: ModuleType, progress: bool = True
+) -> list[Record]:
+    """Train any model in place, or fill it from the cache where the same has been trained before; return the log.
+
+    For models that follow no recipe. The cache knows one by its weights at the start, by which of them are trained,
+    the first batch, ``config``, and the code of this package and of ``modules``, where those decide it too.
+    """
+    weights = hashlib.sha256(repr((model, getattr(model, "config", None))).encode())
+    for part, tensor in checkpoint.tensors(model):
+        weights.update(f"{part} {tensor.requires_grad}".encode())
+        weights.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    sources = [Path(module.__file__).read_text(encoding="utf-8") for module in modules]
+    parts = [code(), sources, weights.hexdigest(), repr(config), checkpoint.digest(stream(0))]
+    folder = data.home() / "models" / f"{name}-{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]}"
+    if progress and not folder.exists():
+        print(f"training {name}; kept for later calls", file=sys.stderr, flush=True)
+    with alone(folder):
+        log = train(model, stream, config, out=folder, progress=progress)
+    model.eval()
+    return log
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """The right to train what ``folder`` will hold: a second process waits, and then finds it finished."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(f"{folder}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        print(f"{folder.name} is being trained by another process: waiting", file=sys.stderr, flush=True)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def recorded(name: str) -> dict[str, Any]:

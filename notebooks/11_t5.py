@@ -65,7 +65,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from minilm import data, multitask, ngram, plots, tasks
+from minilm import data, multitask, ngram, plots, presets, tasks
 from minilm.attention import attention, attention_weights
 from minilm.beam import beam
 from minilm.contract import IGNORE, loss
@@ -1015,7 +1015,7 @@ plan = TrainConfig(
     320, 40, 0.015, warmup=20, schedule="linear", final=0.0, optimizer="muon", eval_every=40
 )
 stream = sample_spans(text, 64, plan.batch_size, share=0.3)
-log = multitask.fit(filler, stream, plan, "spans")
+log = presets.fit(filler, stream, plan, "spans", *multitask.DECISIVE)
 print("nats per token of the targets:", [f"{record['train_loss']:.1f}" for record in log])
 
 # %% [markdown]

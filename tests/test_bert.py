@@ -4,6 +4,7 @@ import json
 import os
 from collections import Counter
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import safetensors.torch
@@ -16,7 +17,7 @@ from minilm import bert
 from minilm.bert import BERT, MaskedLM, by_length, embed, from_bert, labelled, load, mask_tokens, save, to_bert
 from minilm.bert_files import NAMES, from_bert_config, to_bert_config
 from minilm.contract import IGNORE, loss
-from minilm.heads import mean_pool
+from minilm.heads import Classifier, mean_pool
 from minilm.train import train
 from minilm.trainer import TrainConfig
 from minilm.wordpiece import SPECIALS, WordPiece
@@ -228,6 +229,42 @@ def test_an_epoch_shows_every_example_with_its_class(seed, batch_size):
                 assert row[own].tolist() == TOKENIZER.row(examples[label][0])[0]
     assert [b.targets.tolist() for b in epochs[0]] != [b.targets.tolist() for b in epochs[1]]
     assert torch.equal(stream(3).targets, labelled(TOKENIZER, examples, batch_size, seed=seed)(3).targets)
+
+
+def test_a_classifier_learns_its_set_and_is_kept(monkeypatch, tmp_path):
+    """A stand-in for the published encoder, and a set whose class is the first letter."""
+    monkeypatch.setenv("MINILM_HOME", str(tmp_path))
+    examples = tuple((letter + " abcj"[i % 5] * (i % 4), label) for i in range(60) for label, letter in enumerate("ab"))
+    sets = SimpleNamespace(train=examples)
+    monkeypatch.setattr(bert.data, "load_labelled", lambda name: sets)
+    torch.manual_seed(0)
+    weights = randomised(BERT(replace(CONFIG, context=64, vocab_size=TOKENIZER.vocab_size))).float().state_dict()
+
+    def load(name: str, dropout: float) -> tuple[BERT, WordPiece]:
+        model = BERT(replace(CONFIG, context=64, vocab_size=TOKENIZER.vocab_size, dropout=dropout))
+        model.load_state_dict(weights)
+        return model, TOKENIZER
+
+    monkeypatch.setattr(bert, "load", load)
+    model, log = bert.classifier("letters", batch_size=2)
+    assert log[-1]["step"] == 60 and not model.training
+    found = bert.logits(model, TOKENIZER, [text for text, _ in examples])
+    classes = torch.tensor([label for _, label in examples])
+    margins = found[:, 1] - found[:, 0]  # of a small encoder at a small rate: it has begun to tell them apart
+    assert margins[classes == 1].mean() > margins[classes == 0].mean(), margins
+    monkeypatch.setattr("minilm.trainer.Run.advance", None)
+    again, same = bert.classifier("letters", batch_size=2)
+    assert same == log and torch.equal(again.head.weight, model.head.weight)
+
+
+@given(texts)
+def test_logits_come_in_the_order_of_the_texts(several):
+    torch.manual_seed(0)
+    model = Classifier(BERT(replace(CONFIG, context=64, vocab_size=TOKENIZER.vocab_size)), 3).eval()
+    torch.nn.init.normal_(model.head.weight)
+    rows = [TOKENIZER.batch([text]) for text in several]
+    expected = torch.cat([model(ids, mask) for ids, mask in rows])
+    torch.testing.assert_close(bert.logits(model, TOKENIZER, several), expected, rtol=1e-4, atol=1e-5)
 
 
 # The folder, and refusals

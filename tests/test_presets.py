@@ -1,5 +1,8 @@
 """Recipes: what they build, what they cost by PyTorch's own count, and that a model is trained once."""
 
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from datetime import date
 
@@ -8,6 +11,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from minilm import cost, data, presets, recipe
+from minilm.contract import Batch
 from minilm.train import TrainConfig
 from minilm.transformer import Config
 
@@ -90,7 +94,7 @@ def test_a_model_is_trained_once_and_read_afterwards(monkeypatch, capsys):
 
 @pytest.mark.parametrize("change", ["seed", "corpus", "recipe", "code"])
 def test_whatever_decides_a_model_makes_it_another_one(change, monkeypatch):
-    folders = lambda: {path.name for path in (data.home() / "models").iterdir()}
+    folders = lambda: {path.name for path in (data.home() / "models").iterdir() if path.is_dir()}
     presets.trained(TINY, "corpus", progress=False)
     first = folders()
     tiny = replace(TINY, train=replace(TINY.train, clip=0.1)) if change == "recipe" else TINY
@@ -98,6 +102,55 @@ def test_whatever_decides_a_model_makes_it_another_one(change, monkeypatch):
         monkeypatch.setattr(presets, "code", lambda: "0")
     presets.trained(tiny, "other" if change == "corpus" else "corpus", int(change == "seed"), progress=False)
     assert len(folders() - first) == 1
+
+
+def head(seed: int = 0) -> torch.nn.Module:
+    torch.manual_seed(seed)
+    return torch.nn.Linear(3, 2)
+
+
+def rows(shift: float = 0.0) -> Callable[[int], Batch]:
+    return lambda step: Batch((torch.eye(3) + step + shift,), torch.tensor([0, 1, 1]))
+
+
+def test_any_model_is_fitted_once_and_filled_afterwards(monkeypatch, capsys):
+    config = TrainConfig(4, 3, learning_rate=0.1, eval_every=2)
+    first, second = head(), head()
+    log = presets.fit(first, rows(), config, "head")
+    assert "training head" in capsys.readouterr().err and not torch.equal(first.weight, second.weight)
+    monkeypatch.setattr("minilm.trainer.Run.advance", None)
+    assert presets.fit(second, rows(), config, "head") == log
+    assert torch.equal(first.weight, second.weight) and not second.training
+
+
+@pytest.mark.parametrize("change", ["weights", "frozen", "data", "config", "name", "module"])
+def test_whatever_decides_a_fit_makes_it_another_one(change):
+    config = TrainConfig(1, 3)
+    presets.fit(head(), rows(), config, "head", progress=False)
+    model = head(int(change == "weights"))
+    model.bias.requires_grad_(change != "frozen")
+    if change == "config":
+        config = replace(config, clip=None)
+    modules = [data] if change == "module" else []
+    presets.fit(model, rows(change == "data"), config, "h" if change == "name" else "head", *modules, progress=False)
+    assert sum(path.is_dir() for path in (data.home() / "models").iterdir()) == 2
+
+
+def test_a_second_process_waits_for_the_first(capsys):
+    """The lock is held by a file handle, so two threads of one process stand for two processes."""
+    folder, order = data.home() / "models" / "one", []
+
+    def wait() -> None:
+        with presets.alone(folder):
+            order.append("second")
+
+    with ThreadPoolExecutor(1) as pool:
+        with presets.alone(folder):
+            second = pool.submit(wait)
+            time.sleep(0.3)
+            order.append("first")
+        second.result(timeout=10)
+    assert order == ["first", "second"] and "one is being trained by another process" in capsys.readouterr().err
 
 
 def test_the_code_that_counts_is_code(tmp_path, monkeypatch):
