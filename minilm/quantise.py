@@ -5,8 +5,7 @@ call the kernels that PyTorch has for them; `quantise` puts them in the place of
 stay as they are, since a token reads one row of them.
 
 The kernels are written for bfloat16: inputs, scales and products keep 8 significant bits, sums and the residual stream
-24. They gain for one token at a time, and lose for a long text read at once. `Linear32` rounds nothing and only stores
-the weights in another order.
+24. They gain for one token at a time, and lose for a long text read at once.
 
 Not here: training such a model, rounding that looks at activations, cross-attention, devices other than the processor.
 Letters: N outputs, K inputs, G groups of inputs.
@@ -92,21 +91,6 @@ def positive(scale: Float[Tensor, "*B"]) -> Float[Tensor, "*B"]:
 # The layers
 
 
-class Linear32(nn.Module):
-    """A linear layer as it was, but stored by columns.
-
-    A product with a single row then adds up rows that lie in one piece, which comes nearer to the speed of memory.
-    """
-
-    def __init__(self, linear: nn.Linear):
-        super().__init__()
-        self.register_buffer("weight", linear.weight.detach().mT.contiguous().mT)  # the same matrix, other strides
-        self.bias = linear.bias
-
-    def forward(self, x: Float[Tensor, "*B K"]) -> Float[Tensor, "*B N"]:
-        return F.linear(x, self.weight, self.bias)
-
-
 class Linear8(nn.Module):
     """A linear layer with the weights of `round_rows`."""
 
@@ -150,12 +134,12 @@ def finish(y: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
     return y if bias is None else y + bias
 
 
-LAYERS = {4: Linear4, 8: Linear8, 32: Linear32}
+LAYERS = {4: Linear4, 8: Linear8}
 """Layers by their bits."""
 
 
 def quantise(model: nn.Module, bits: int = 4, head: int | None = None) -> nn.Module:
-    """The model with linear layers of 4, 8 or 32 bits; ``head`` are those of the output layer, the rest is shared.
+    """The model with linear layers of 4 or 8 bits; ``head`` are those of the output layer, the rest is shared.
 
     The output layer has 8 bits at least unless told otherwise: its rounding errors go straight into the scores.
     Raises ValueError for other numbers of bits.
@@ -169,7 +153,7 @@ def quantise(model: nn.Module, bits: int = 4, head: int | None = None) -> nn.Mod
     """
     head = head or max(bits, 8)
     if not {bits, head} <= LAYERS.keys():
-        raise ValueError(f"bits={bits}, head={head}: there are layers of {', '.join(map(str, LAYERS))} bits")
+        raise ValueError(f"bits={bits}, head={head}: there are layers of {' and '.join(map(str, LAYERS))} bits")
     done = {id(parameter): parameter for parameter in model.parameters()}  # what the copy below shall not copy
     for name, layer in model.named_modules():
         if isinstance(layer, nn.Linear):

@@ -1005,7 +1005,7 @@ glue("tr_share", float(seconds[names[ours]] / seconds[names[0]]), display=False)
 # *worse* where it is put in. Had we stopped reading at the paper, we would not have known. Has it earned its place in
 # the finished recipe? The last row takes it back: GELU is better there too, by {glue:text}`tr_gelu:.3f` nats, for every
 # seed, in the same time. So the next edition of *fast* should drop it. This edition keeps it, because the models of
-# other chapters were trained with it before we asked.
+# other chapters were trained with it before we asked; the next section takes GELU.
 #
 # Read such a table with two cautions. The order matters: a change can be worth something only after another has been
 # made. And it holds at this size and length; a change that helps in the first minute may be a burden in the second
@@ -1016,7 +1016,7 @@ glue("tr_share", float(seconds[names[ours]] / seconds[names[0]]), display=False)
 # (sec-tr-long)=
 # ### The same means for longer
 #
-# The preset *long* spends the same means on a larger model and a wider context. The README of nanoGPT gives a mark to
+# The preset *long* spends the same means, with GELU, on a larger model and a wider context. The README of nanoGPT gives a mark to
 # compare with: 1.4697 nats per character on Shakespeare, with 10.7 million parameters, after minutes on an A100
 # {cite}`karpathy2022nanogpt`. The comparison is not exact. Our megabyte has other plays in its validation part, and the
 # reference recipe, which is said to end at 1.88 on theirs, ends at {glue:text}`tr_full:.2f` on ours. We wanted to be
@@ -1038,9 +1038,11 @@ print(f"lowest {lowest['val_loss']:.4f}, after {lowest['seconds'] / 60:.1f} minu
 print(f"1.4697 reached after {under[0]:.1f} minutes" if under else "1.4697 not reached")
 
 # %% [markdown]
-# The mark was passed, minutes later than we wanted; the speed of the machine, which drifts, is one reason. The other
-# stands in {numref}`fig-tr-long`. The two curves part: every line has been read five times, and the model begins to
-# know the text by heart ({ref}`sec-gpt-overfitting`). More computing alone will not go much further on one megabyte.
+# The mark was missed by about a thousandth of a nat, well inside the quarter of an hour. The time that is left would not
+# help: the last hundred steps brought nothing any more. {numref}`fig-tr-long` shows why. The two curves part: every line
+# has been read almost five times, and the model begins to know the text by heart ({ref}`sec-gpt-overfitting`). With the
+# squared ReLU and a fifth more steps an earlier run passed the mark, after the quarter of an hour. On one megabyte the next
+# thing to try is not more computing, but what holds a model back from learning by heart: dropout, or more weight decay.
 #
 # (sec-tr-bench)=
 # ### Beside other code
@@ -1057,8 +1059,11 @@ for row in recorded("bench"):
 # %% [markdown]
 # Where do we stand? The reference shape trains at about one and a half times the speed of `transformers`; of a wider
 # model less, since there the matrix products, which are the same in both, take a larger share. Generation with a cache
-# was promised at twice their speed, and that is *not* reached: what our loop saves is Python between the products, and
-# the larger the model, the less of that there is. Counting and tokenizers are ahead of the libraries that they teach,
+# was promised at twice their speed. That is reached for the smallest model alone: what our loop saves is Python between
+# the products, and the larger the model, the less of that there is. SmolLM2 in 32-bit floats was promised at one and a
+# half times, and stays below: both libraries wait for the same half a gigabyte a token ({ref}`sec-llm-speed`). With four
+# or eight bits a weight it is nearly twice as fast as they are, and far from what memory allows: there the waiting is
+# for the code again. Counting and tokenizers are ahead of the libraries that they teach,
 # except for tiktoken, which encodes several times as fast as we do. And *fast* is at 1.88 in well under a quarter of
 # the reference's time.
 

@@ -10,7 +10,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from minilm.gpt import GPT
-from minilm.quantise import GROUP, LAYERS, Linear4, Linear8, Linear32, quantise, round_groups, round_rows
+from minilm.quantise import GROUP, LAYERS, Linear4, Linear8, quantise, round_groups, round_rows
 from minilm.transformer import Config
 
 seeds = st.integers(0, 2**31)
@@ -117,7 +117,6 @@ def test_kernels_multiply_by_the_rounded_weights(N, K, shape, bias):
     rows, groups = round_rows(linear.weight), round_groups(linear.weight)
     centre = groups.low + 8 * groups.scale
     terms = (groups.scale[..., None] * (groups.codes.float() - 8).abs() + centre[..., None].abs()).flatten(1)
-    assert_close(Linear32(linear)(x), linear(x), rtol=1e-4, atol=1e-4)
     cases = [(Linear8(linear), rows.weight(), rows.weight().abs()), (Linear4(linear), groups.weight(), terms)]
     for layer, weight, size in cases:
         error = (layer(x) - F.linear(x, weight, linear.bias)).abs()
@@ -160,11 +159,11 @@ def test_its_cache_changes_nothing(bits):
 def test_more_bits_are_closer():
     model, ids = decoder(), torch.randint(48, (4, 20))
     errors = [distance(quantise(model, bits)(ids), model(ids)) for bits in LAYERS]
-    assert errors[0] > 2 * errors[1] and errors[2] < 1e-5
+    assert errors[0] > 2 * errors[1]
     assert distance(quantise(model, 8, head=4)(ids), model(ids)) > 2 * errors[1]
 
 
 @pytest.mark.parametrize("bits", [{"bits": 3}, {"head": 16}])
 def test_other_numbers_of_bits_are_refused(bits):
-    with pytest.raises(ValueError, match="there are layers of 4, 8, 32 bits"):
+    with pytest.raises(ValueError, match="there are layers of 4 and 8 bits"):
         quantise(decoder(), **bits)

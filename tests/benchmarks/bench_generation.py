@@ -3,7 +3,6 @@
 Run: python tests/benchmarks/bench_generation.py (about two minutes)
 
 1. GPT-2's architecture in three sizes, random weights. Promised: at least twice the tokens per second for one prompt.
-   The last column is ours with its matrices stored by columns, as GPT-2's code has them (`minilm.quantise`).
 2. SmolLM2, read from its file by both; then ours with its weights in fewer bits. Promised: 1.5 times in 32-bit floats.
    Each line also has the bytes of weights that a token needs, and what the machine's memory allows for them: tokens
    per second cannot be more than bytes per second over bytes per token, unless the weights fit into a cache.
@@ -81,12 +80,10 @@ def race(name: str, batch: int, new: int, rounds: int) -> None:
     """One line of the first table."""
     ours, theirs = pair(SHAPES[name])
     prompts = torch.randint(SHAPES[name][0], (batch, PROMPT), generator=torch.Generator().manual_seed(1)).tolist()
-    works = writers(theirs, {"minilm": ours, "by columns": quantise(ours, 32)}, prompts, new)
+    works = writers(theirs, {"minilm": ours}, prompts, new)
     rate = rates(works, batch * new, rounds)
-    print(f"{name:12}{batch:6}{new:6}{rate['transformers']:16,.0f}", end="")
-    for who in ("minilm", "by columns"):
-        print(f"{rate[who]:12,.0f}{rate[who] / rate['transformers']:8.2f}", end="")
-    print(flush=True)
+    them, us = rate["transformers"], rate["minilm"]
+    print(f"{name:12}{batch:6}{new:6}{them:16,.0f}{us:12,.0f}{us / them:8.2f}", flush=True)
 
 
 def bandwidth() -> float:
@@ -110,8 +107,8 @@ def fewer_bytes(new: int = 64, rounds: int = 5) -> None:
     theirs = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32).eval()
     model, tokenizer = llama.load(path)
     ours = {"minilm, 32 bits": model.eval()}
-    for bits, how in ((32, ", by columns"), (8, ""), (4, "")):
-        ours[f"minilm, {bits} bits{how}"] = quantise(model, bits)
+    for bits in (8, 4):
+        ours[f"minilm, {bits} bits"] = quantise(model, bits)
     rate, most = rates(writers(theirs, ours, [tokenizer.encode(TEXT)], new), new, rounds), bandwidth()
     print(f"\nSmolLM2, one prompt; memory gives {most / 1e9:.1f} GB/s")
     print(f"{'model':28}{'tokens/s':>10}{'ratio':>8}{'MB per token':>15}{'at most':>10}")
@@ -126,8 +123,7 @@ if __name__ == "__main__":
     with threads() as n:
         print(f"{platform.platform()}, {os.cpu_count()} cores, {n} threads, load {os.getloadavg()[0]:.1f}")
         print(f"torch {torch.__version__}, transformers {transformers.__version__}; tokens per second\n")
-        print(f"{'model':12}{'batch':>6}{'new':>6}{'transformers':>16}", end="")
-        print(f"{'minilm':>12}{'ratio':>8}{'by columns':>12}{'ratio':>8}")
+        print(f"{'model':12}{'batch':>6}{'new':>6}{'transformers':>16}{'minilm':>12}{'ratio':>8}")
         for name, batch in (("chapter 7", 1), ("chapter 7", 8), ("larger", 1), ("larger", 8)):
             race(name, batch, NEW, ROUNDS)
         race("GPT-2 124M", 1, 32, 3)
