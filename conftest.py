@@ -5,6 +5,7 @@ another processor sums in another order. Whole numbers are compared exactly. Pic
 compared: a number is printed beside each picture.
 """
 
+import os
 import re
 
 import pytest
@@ -46,7 +47,14 @@ def unit(number: str) -> float:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Gives nbval the tolerance, and Jupyter's habit of keeping a history: without one a closing ``;`` is not heard."""
+    """Gives nbval the tolerance, and Jupyter's habit of keeping a history: without one a closing ``;`` is not heard.
+
+    Two notebooks at once have a core each: trainings take all the cores they see, and would wait for each other.
+    """
+    if hasattr(config, "workerinput") and hasattr(os, "sched_setaffinity"):
+        place, workers = int(config.workerinput["workerid"].removeprefix("gw")), config.workerinput["workercount"]
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, cores[place % len(cores) :: workers])
     if config.getoption("nbval", default=False):
         from nbval.kernel import RunningKernel
         from nbval.plugin import IPyNbCell
