@@ -7,17 +7,18 @@ References: Shannon 1951 (entropy of English); Efron & Tibshirani 1993, ch. 8 (b
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from scipy.stats import bootstrap
 from torch import Tensor, nn
 
 from .batching import windows
 from .contract import LanguageModel, next_token
+from .metrics import Estimate, estimate
 from .tokenizer import Tokenizer
 
 BLOCK_LOGITS = 2**22
@@ -119,9 +120,9 @@ class Score:
     @cached_property
     def interval(self) -> tuple[float, float]:
         """95 % block-bootstrap interval of `bits_per_byte`; (nan, nan) for a text of a single block."""
-        return _interval(_bits_per_byte, self.nats, self.bytes)
+        return estimate(_bits_per_byte, self.nats, self.bytes)[1:]
 
-    def minus(self, other: "Score") -> tuple[float, float, float]:
+    def minus(self, other: "Score") -> Estimate:
         """Difference in bits per byte to another model's score of the same text, with its paired 95 % interval.
 
         Both models find the same passages hard, so this interval is far narrower than the two intervals suggest.
@@ -133,8 +134,7 @@ class Score:
         def gap(nats, n_bytes, nats_other, bytes_other, axis=-1):
             return _bits_per_byte(nats, n_bytes, axis) - _bits_per_byte(nats_other, bytes_other, axis)
 
-        columns = (self.nats, self.bytes, other.nats, other.bytes)
-        return float(gap(*columns)), *_interval(gap, *columns)
+        return estimate(gap, self.nats, self.bytes, other.nats, other.bytes)
 
 
 def score(
@@ -149,6 +149,18 @@ def score(
     nats = nll(model, ids, context).double().numpy()
     blocks = (np.cumsum(sizes) - sizes)[1:] // block  # a token belongs to the block its first byte lies in
     return Score(np.bincount(blocks, nats), np.bincount(blocks, sizes[1:]).astype(np.int64), len(nats))
+
+
+def compressed(pack: Callable[[bytes], bytes], text: str, after: str = "") -> float:
+    """Bits per byte of a compressor such as ``gzip.compress``: what ``text`` adds to the file that holds ``after``.
+
+    >>> import zlib
+    >>> line = "Shall I compare thee to a summer's day? "
+    >>> compressed(zlib.compress, line) > 8 > 1 > compressed(zlib.compress, line, after=line)
+    True
+    """
+    first, then = after.encode(), text.encode()
+    return 8 * (len(pack(first + then)) - (len(pack(first)) if first else 0)) / len(then)
 
 
 @lru_cache(maxsize=8)  # a table of models scores one text again and again, and encoding it costs more than scoring
@@ -166,10 +178,3 @@ def _measured(tokenizer: Tokenizer, text: str) -> tuple[Int[Tensor, " N"], Int[n
 
 def _bits_per_byte(nats, n_bytes, axis=-1):
     return nats.sum(axis) / n_bytes.sum(axis) / math.log(2)
-
-
-def _interval(statistic, *columns: np.ndarray) -> tuple[float, float]:
-    if len(columns[0]) < 2:
-        return math.nan, math.nan
-    result = bootstrap(columns, statistic, paired=True, vectorized=True, n_resamples=2_000, method="percentile", rng=0)
-    return float(result.confidence_interval.low), float(result.confidence_interval.high)

@@ -108,6 +108,12 @@ def test_lossy_tokenizer_is_refused():
         evaluate.score(Unigram(), Lossy(), "ab xcd")
 
 
+def test_compressors_pay_for_the_text_alone():
+    assert evaluate.compressed(lambda content: content, "漢字 and more", after="any start") == 8
+    assert evaluate.compressed(lambda content: b"head" + content, "four") == 16  # a file of its own has its own header
+    assert evaluate.compressed(lambda content: b"head" + content, "four", after="x") == 8
+
+
 def test_interval_covers_the_truth_about_95_times_in_100():
     rng, truth, hits = np.random.default_rng(0), 2.0, 0
     for _ in range(200):
