@@ -8,6 +8,7 @@
     python book/_tools/record.py bench          # what `make bench` prints
     python book/_tools/record.py labels         # what pretraining is worth, by the number of labels
     python book/_tools/record.py smollm2        # SmolLM2 tuned with LoRA and in full
+    python book/_tools/record.py headlines      # SmolLM2 writes headlines: asked, with examples, tuned
 
 In the first two, runs go side by side, each on a core of its own. Chapters 7 and 8 plot the rows.
 """
@@ -27,6 +28,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import titles
 import torch
 import tuning
 
@@ -173,6 +175,7 @@ EXPERIMENTS = {
     "bench": bench,
     "labels": lambda: list(tuning.labels()),
     "smollm2": lambda: list(tuning.smollm2()),
+    "headlines": lambda: list(titles.headlines()),
 }
 
 if __name__ == "__main__":
