@@ -100,6 +100,30 @@ def reviews(files: Files, source: str) -> list[tuple[str, int]]:
     return list(found.values())
 
 
+def news(files: Files) -> list[tuple[str, str]]:
+    r"""News as (text, folder) in the order of the files: headline, blank line, paragraphs with a blank line between.
+
+    Blanks within a paragraph are joined; what is not UTF-8 is read in the Windows code page. An article goes if its
+    paragraphs are those of one before it; case does not count.
+
+    >>> news([("data/tech/001.txt", b"A headline\n\nOne  paragraph.\n\n\nAnother.\n")])
+    [('A headline\n\nOne paragraph.\n\nAnother.', 'tech')]
+    """
+    found: dict[str, tuple[str, str]] = {}
+    for name, content in files:
+        lines = [" ".join(line.split()) for line in _decoded(content).split("\n")]
+        title, *body = [line for line in lines if line]
+        found.setdefault("\n\n".join(body).lower(), ("\n\n".join([title, *body]), name.split("/")[-2]))
+    return list(found.values())
+
+
+def _decoded(content: bytes) -> str:
+    try:
+        return content.decode()
+    except UnicodeDecodeError:
+        return content.decode("cp1252")
+
+
 APPENDIX = re.compile(
     r"references|external links|see also|further reading|notes|notes and references|bibliography|footnotes|sources|"
     r"citations|works|selected works|books",
@@ -137,6 +161,11 @@ def wikipedia(files: Files) -> list[Document]:
     """
     articles = [Document(title, "\n\n".join(_paragraphs(source))) for title, source in _pages(files[0][1])]
     return sorted((article for article in articles if len(article.text.split()) >= 100), key=lambda a: a.title)
+
+
+def leads(files: Files) -> dict[str, list[str]]:
+    """The paragraphs of each article that stand before its first heading: Wikipedia's own summary of it."""
+    return {title: list(_paragraphs(re.split(r"\n==", source, maxsplit=1)[0])) for title, source in _pages(files[0][1])}
 
 
 def _pages(dump: bytes) -> Iterator[tuple[str, str]]:

@@ -26,12 +26,12 @@ from .cards import CARDS, Card
 from .clean import Document
 from .duplicates import jaccard, minhash, near_duplicates, shingles, words
 from .files import write
-from .splits import SPLITS, block_side, leaks, side, split_text
+from .splits import LEAK, SPLITS, block_side, leaks, side, split_text
 
 __all__ = [
     "CARDS", "Card", "Corpus", "DataError", "Document", "Labelled", "batches", "card", "fetch", "home", "jaccard",
     "load", "load_labelled", "load_parallel", "load_text", "minhash", "near_duplicates", "pad", "padded", "path",
-    "read_text", "shingles", "split_text", "verify", "windows",
+    "read_documents", "read_text", "shingles", "split_text", "verify", "windows",
 ]  # fmt: skip
 
 # What a corpus is made by, pins of the archives included. Taken at import: later the files may not be what runs.
@@ -57,7 +57,7 @@ class Corpus:
 
 @dataclass(frozen=True)
 class Labelled:
-    """Texts with a class each, as pairs (text, class), in three splits."""
+    """Texts with a class each, as pairs (text, class), in three splits; ``card.classes`` names the classes."""
 
     card: Card
     train: tuple[tuple[str, int], ...]
@@ -104,14 +104,14 @@ def load(name: str) -> Corpus:
 def load_labelled(name: str) -> Labelled:
     """A set of labelled texts of the book by name, cleaned and split; the first call fetches its archive.
 
-    A split holds one class after the other, in the order of the source: shuffle before training. The rights in these
-    texts are unclear (their cards say more), so they are fetched on demand only and stay in this user's cache.
+    A split holds one class after the other, in the order of the source: shuffle before training. These texts are not
+    free to be passed on (their cards say more), so they are fetched on demand only and stay in this user's cache.
     Raises DataError for the name of anything else, and for whatever ``fetch`` raises.
     """
     known = card(name)
     if name not in LABELLED:
         raise DataError(f"{name!r} is a {known.kind}, without labels: choose one of {', '.join(LABELLED)}")
-    pairs = _kept(known, lambda: _blocks(clean.reviews(archive.members(known, r"\.csv$"), LABELLED[name])))
+    pairs = _kept(known, lambda: LABELLED[name](known))
     return Labelled(known, *(tuple((text, label) for text, label in part) for part in pairs))
 
 
@@ -159,16 +159,28 @@ def _without(leaked: set[str], document: Document, passage: str) -> Document:
     return Document(document.title, passage.join(kept))
 
 
-def _blocks(examples: list[tuple[str, int]]) -> Parts:
-    """Labelled texts in splits by blocks of neighbours within a class; leaks are looked for in how texts open."""
+def _reviews(card: Card, source: str) -> Parts:
+    """Reviews in splits by blocks of neighbours within a class; leaks are looked for in how texts open."""
+    examples = clean.reviews(archive.members(card, r"\.csv$"), source)
     parts: Parts = [[], [], []]
-    for label in sorted({label for _, label in examples}):
+    for label in range(len(card.classes)):
         for place, example in enumerate(one for one in examples if one[1] == label):
             parts[SPLITS.index(block_side(place))].append(example)
     gone = leaks([[text[: clean.OPENING] for text, _ in part] for part in parts])
     return [
         [one for one in part if one[0][: clean.OPENING] not in leaked] for part, leaked in zip(parts, gone, strict=True)
     ]
+
+
+def _news(card: Card) -> Parts:
+    """News in splits by the words of the headline; of articles that nearly repeat each other the last one stays."""
+    articles = clean.news(archive.members(card, r"/bbcnews/data/.+\.txt$"))
+    earlier = {i for i, _, _ in near_duplicates([text for text, _ in articles], LEAK)}
+    parts: Parts = [[], [], []]
+    for text, topic in (one for i, one in enumerate(articles) if i not in earlier):
+        place = SPLITS.index(side(" ".join(words(text.split("\n")[0]))))
+        parts[place].append((text, card.classes.index(topic)))
+    return parts
 
 
 def _pairs(card: Card, pattern: str) -> Corpus:
@@ -197,8 +209,12 @@ RECIPES: dict[str, Callable[[Card], Corpus]] = {
 }
 
 
-LABELLED = {"rotten-tomatoes": "rotten_tomatoes", "imdb": "imdb"}
-"""Sets of labelled texts, and the name of each in the table it comes from."""
+LABELLED: dict[str, Callable[[Card], Parts]] = {
+    "rotten-tomatoes": partial(_reviews, source="rotten_tomatoes"),
+    "imdb": partial(_reviews, source="imdb"),
+    "bbc-news": _news,
+}
+"""How the sets of labelled texts are made."""
 
 
 # A reader's own text
@@ -211,7 +227,7 @@ def load_text(path: str | Path) -> Corpus:
     validate, the last test. Fewer files are joined and split like one, by ``split_text``.
     Raises DataError like ``read_text``, and for a text too short to split.
     """
-    documents = _files(Path(path))
+    documents = read_documents(path)
     if len(documents) >= 10:
         cuts = [round(len(documents) * share) for share in (0.8, 0.9)]
         parts = [documents[: cuts[0]], documents[cuts[0] : cuts[1]], documents[cuts[1] :]]
@@ -229,10 +245,15 @@ def read_text(path: str | Path) -> str:
     A byte order mark goes, line ends become a line feed. Raises DataError for a missing path, an empty text or another
     encoding.
     """
-    return "\n\n".join(document.text for document in _files(Path(path)))
+    return "\n\n".join(document.text for document in read_documents(path))
 
 
-def _files(path: Path) -> list[Document]:
+def read_documents(path: str | Path) -> list[Document]:
+    """A UTF-8 file, or all ``.txt`` files of a folder in the order of their names, each a document named after it.
+
+    Raises DataError like `read_text`.
+    """
+    path = Path(path)
     if not path.exists():
         raise DataError(f"{path} does not exist: name a UTF-8 text file, or a folder of .txt files")
     files = sorted(path.rglob("*.txt")) if path.is_dir() else [path]

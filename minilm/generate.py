@@ -9,10 +9,10 @@ References: Fan et al. 2018 (top-k); Holtzman et al. 2020 (top-p); Nguyen et al.
 (repetition penalty); Pope et al. 2022 (the cache).
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from .contract import LanguageModel
@@ -91,11 +91,13 @@ def generate(
     min_p: float | None = None,
     repetition_penalty: float = 1.0,
     cache: bool = True,
+    allowed: Callable[[Sequence[int]], Bool[Tensor, " V"]] | None = None,
 ) -> list[int]:
     """The ids that follow ``prompt``, at most ``max_new_tokens`` of them; an id in ``stop`` ends the text, unwritten.
 
     The same seed gives the same text, with the cache or without. Of a text longer than its context a model sees the
-    end. ``prompt`` needs one id or more, since a model only ever continues.
+    end. ``prompt`` needs one id or more, since a model only ever continues. ``allowed`` says of the ids written so far
+    which may come next, those in ``stop`` among them; the others lose all probability.
     Raises ValueError for an empty prompt, a negative length, or what `next_token_probs` and `penalise` refuse.
 
     >>> import torch
@@ -107,7 +109,7 @@ def generate(
     >>> generate(Count(), [3], max_new_tokens=4, stop={1})
     [4, 0]
     """
-    how = {"seed": seed, "stop": stop, "repetition_penalty": repetition_penalty, "cache": cache}
+    how = {"seed": seed, "stop": stop, "repetition_penalty": repetition_penalty, "cache": cache, "allowed": allowed}
     shape = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
     return list(stream(model, prompt, max_new_tokens, **how, **shape))
 
@@ -133,7 +135,7 @@ def generate_batch(
 
 
 @torch.inference_mode()
-def _steps(model, prompts, max_new_tokens, seed=0, stop=(), repetition_penalty=1.0, cache=True, **shape):
+def _steps(model, prompts, max_new_tokens, seed=0, stop=(), repetition_penalty=1.0, cache=True, allowed=None, **shape):
     """At every step the (row, new token) of the rows that have not ended."""
     if max_new_tokens < 0:
         raise ValueError(f"max_new_tokens={max_new_tokens}: a text has no negative length; use 0 or more")
@@ -145,6 +147,9 @@ def _steps(model, prompts, max_new_tokens, seed=0, stop=(), repetition_penalty=1
         if repetition_penalty != 1:
             pairs = zip(logits, reader.texts, strict=True)
             logits = torch.stack([penalise(row, text, repetition_penalty) for row, text in pairs])
+        if allowed is not None:
+            written = (text[len(prompts[row]) :] for row, text in zip(rows, reader.texts, strict=True))
+            logits = logits.masked_fill(~torch.stack([allowed(ids) for ids in written]), -torch.inf)
         tokens = _draw(logits, [generators[row] for row in rows], **shape)
         alive = [i for i, token in enumerate(tokens) if token not in stop]
         if len(alive) < len(rows):

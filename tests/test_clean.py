@@ -15,9 +15,13 @@ def article(source, title="T", ns=0, extra=""):
     return f"<page><title>{title}</title><ns>{ns}</ns>{extra}<revision><text>{source}</text></revision></page>"
 
 
+def dump(*pages):
+    content = f'<mediawiki xmlns="http://www.mediawiki.org/xml/export-0.10/">{"".join(pages)}</mediawiki>'
+    return [("dump.bz2", bz2.compress(content.encode()))]
+
+
 def wikipedia(*pages):
-    dump = f'<mediawiki xmlns="http://www.mediawiki.org/xml/export-0.10/">{"".join(pages)}</mediawiki>'
-    return clean.wikipedia([("dump.bz2", bz2.compress(dump.encode()))])
+    return clean.wikipedia(dump(*pages))
 
 
 def prose(source):
@@ -135,3 +139,31 @@ def test_reviews_that_begin_alike_are_one():
     long = "word " * 100
     rows = [(long + "end", 1, "x"), (long.upper() + "another end", 0, "x"), (long[:390] + "other", 1, "x")]
     assert [label for _, label in clean.reviews(table(*rows), "x")] == [1, 1]
+
+
+# News
+
+
+def test_news_are_headline_and_paragraphs():
+    files = [
+        ("x/data/tech/001.txt", b"Chips  fall\n\n One line\tof text.\n\n\n\nAnother. \n"),
+        ("x/data/sports/001.txt", b"\xa35m for a goalkeeper\n\nHe cost \xa35m."),
+        ("x/data/sports/002.txt", "£6m for a goalkeeper\n\nHe cost £6m.".encode()),
+    ]
+    assert clean.news(files) == [
+        ("Chips fall\n\nOne line of text.\n\nAnother.", "tech"),
+        ("£5m for a goalkeeper\n\nHe cost £5m.", "sports"),
+        ("£6m for a goalkeeper\n\nHe cost £6m.", "sports"),
+    ]
+
+
+def test_news_that_repeat_a_body_are_one():
+    bodies = [b"First\n\nThe same body.", b"Second\n\nTHE SAME BODY.", b"Third\n\nThe same\n\nbody."]
+    files = [(f"data/tech/{i}.txt", body) for i, body in enumerate(bodies)]
+    assert [text.split("\n")[0] for text, _ in clean.news(files)] == ["First", "Third"]
+
+
+def test_a_lead_ends_at_the_first_heading():
+    source = f"First: {LONG}\n\nSecond: {LONG}\n\n== History ==\nThird: {LONG}"
+    found = clean.leads(dump(article(source), article("x", "R", 1)))
+    assert found == {"T": [f"First: {LONG}", f"Second: {LONG}"]}

@@ -38,6 +38,7 @@ PINNED = {
 LABELLED = {
     "rotten-tomatoes": "ca389508e61c637a0e7313c9573a70bfca54ea1e761204a39a3967991b230474",
     "imdb": "d0da50f9aaf787a5d9d7a3ebc04fbe342a6e83e736dece514d9d3d48ec2f7c34",
+    "bbc-news": "82937ac3d2ea47ea16eaa1d60089e427316944734672f3f295bcd40646f4fce1",
 }
 SPLITS = ("train", "validation", "test")
 corpora = pytest.mark.parametrize("name", PINNED)
@@ -199,7 +200,7 @@ def test_cards_are_complete(card):
 
 
 @pytest.mark.data
-@pytest.mark.parametrize("name", ["rotten-tomatoes", pytest.param("imdb", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["rotten-tomatoes", pytest.param("imdb", marks=pytest.mark.slow), "bbc-news"])
 def test_labelled_sets_are_as_their_cards_say(name):
     found = data.load_labelled(name)
     parts = [getattr(found, split) for split in SPLITS]
@@ -209,13 +210,45 @@ def test_labelled_sets_are_as_their_cards_say(name):
     digest = hashlib.sha256(repr(parts).encode()).hexdigest()
     assert digest == LABELLED[name]
     for part in parts:
-        assert abs(sum(label for _, label in part) / len(part) - 0.5) < 0.01
-        assert not [text for text, _ in part if re.search(r"[\x00-\x1f\x7f-\x9f]|<br|  ", text)]
+        assert {label for _, label in part} == set(range(len(found.card.classes)))
+        assert not [text for text, _ in part if re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]|<br|  ", text)]
     openings = [{text[:400].lower() for text, _ in part} for part in parts]
     assert sum(map(len, openings)) == sum(counts) == len(set.union(*openings))
+    assert "never passed on" in found.card.licence
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("name", ["rotten-tomatoes", pytest.param("imdb", marks=pytest.mark.slow)])
+def test_reviews_are_balanced_lines(name):
+    found = data.load_labelled(name)
+    parts = [getattr(found, split) for split in SPLITS]
+    for part in parts:
+        assert abs(sum(label for _, label in part) / len(part) - 0.5) < 0.01
+        assert not [text for text, _ in part if "\n" in text]
     if name == "rotten-tomatoes":
-        assert shared([[t for t in part if len(t.split()) >= 8] for part in openings], 5) < 0.5
-    assert "rights are unclear" in found.card.licence and "never passed on" in found.card.licence
+        assert shared([[text.lower() for text, _ in part if len(text.split()) >= 8] for part in parts], 5) < 0.5
+    assert "rights are unclear" in found.card.licence
+
+
+@pytest.mark.data
+def test_news_have_headline_body_and_topic():
+    found = data.load_labelled("bbc-news")
+    for text, _ in found.train + found.validation + found.test:
+        headline, *body = text.split("\n\n")
+        assert 2 <= len(headline.split()) <= 9 and sum(len(p.split()) for p in body) > 80 and "\n" not in headline
+    topics = {headline: found.card.classes[label] for text, label in found.test for headline in [text.split("\n")[0]]}
+    assert (
+        topics["Crude oil prices back above $50"] == "business"
+        and topics["Tulu to appear at Caledonian run"] == "sports"
+    )
+    assert "copyright is the BBC's" in found.card.licence
+
+
+@pytest.mark.data
+@pytest.mark.slow
+def test_no_news_repeat_others():
+    found = data.load_labelled("bbc-news")
+    assert shared([[text] for text, _ in found.train + found.validation + found.test], 5) < 0.5
 
 
 # A reader's own text
