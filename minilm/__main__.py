@@ -1,4 +1,4 @@
-"""The command line: ``python -m minilm data | train | evaluate | generate``.
+"""The command line: ``python -m minilm data | train | evaluate | generate | serve``.
 
 One JSON object on standard output, for programs; progress and errors on standard error, for people. Exit code 0 says
 that the object is complete, 1 that the work could not be done, 2 that the command line was not understood, 130 that
@@ -11,13 +11,28 @@ import json
 import math
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from . import chat, checkpoint, cost, data, distributed, evaluate, generate, llama, machine, ngram, presets, tokenizer
+from . import (
+    chat,
+    checkpoint,
+    cost,
+    data,
+    distributed,
+    evaluate,
+    files,
+    generate,
+    machine,
+    models,
+    ngram,
+    presets,
+    tokenizer,
+)
 from .contract import LanguageModel
 from .flags import flag, parser
 from .recipe import train_tokenizer
@@ -105,24 +120,72 @@ class Train:
 
 @dataclass(frozen=True)
 class Evaluate:
-    """score a saved model on a text: perplexity, bits per byte and its 95 % interval"""
+    """score a model on a text (perplexity, bits per byte), or let it do a task on a reader's own examples"""
 
-    model: str = flag("a folder that `train` wrote, a .gguf file, or the name of a model: smollm2", positional=True)
-    text: Path = flag("a UTF-8 text file, or a folder of them")
+    model: str = flag(
+        "a folder that `train` wrote, a .gguf file, a preset, or the name of a model: smollm2; for a task also one of "
+        "its own models, such as bag-of-words, or default",
+        positional=True,
+    )
+    text: Path | None = flag("a UTF-8 text file, or a folder of them, to be scored", default=None)
     context: int | None = flag("tokens of a window (the model's context, at most 1024)", default=None)
+    task: str | None = flag("what to do with the examples, such as sentiment", default=None)
+    file: Path | None = flag("examples: .jsonl, .csv with a header, or .txt with one a line", default=None)
+    out: Path | None = flag("where to write the answers, one JSON object a line", default=None)
+    labels: str | None = flag("topics: what to choose from, as sport,politics,food", default=None)
+    schema: Path | None = flag("extract: a file with the JSON schema of an object", default=None)
+    folder: Path | None = flag("search, answer: a folder of .txt files in place of Wikipedia", default=None)
+    k: int | None = flag("search: how many passages (10)", default=None)
+    most: int | None = flag("summarise: how many words (80)", default=None)
+    to: str | None = flag("translate: fr, zh, or ui for the strings of an interface (fr)", default=None)
+    system: str | None = flag("chat: how the assistant is to behave", default=None)
+    max_new_tokens: int | None = flag("continue, chat: length of what is written", default=None)
+    temperature: float | None = flag("continue, chat: 0 takes the likeliest token (0)", default=None)
+    seed: int | None = flag("continue, chat: the same seed gives the same text (0)", default=None)
 
     def run(self) -> dict:
-        """The score of the whole text."""
-        model, units = load(self.model)
+        """The score of the whole text; or what the task's tool answers, and its marks where right answers are known."""
+        if (self.text is None) == (self.task is None) or (self.task is None) != (self.file is None):
+            raise ValueError("give either --text, to score it, or --task and --file, to do the task on the file")
+        if self.task:
+            return self._do()
+        if self.options:
+            raise ValueError(f"--{min(self.options).replace('_', '-')} says nothing to --text: leave it out")
+        model, units = models.load(self.model)
         context = self.context or (model.context and min(model.context, 1024))
         return {"model": self.model, **report(model, units, data.read_text(self.text), context)}
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What was said about the task."""
+        given = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        own = ("model", "text", "context", "task", "file", "out")
+        return {name: value for name, value in given.items() if name not in own and value is not None}
+
+    def _do(self) -> dict:
+        from . import applications  # only here, since it brings all methods of the book along
+
+        if self.out and self.out.exists():
+            raise FileExistsError(f"--out {self.out} is there already: choose a new file, nothing is overwritten")
+        examples = applications.read(self.file)
+        model = None if self.model == "default" else self.model
+        result = applications.run(self.task, examples, model, **self.options)
+        marks = {name: finite(one._asdict()) for name, one in result.pop("measures", {}).items()}
+        if self.out:
+            rows = zip(examples, result.pop("outputs"), strict=True)
+            lines = [json.dumps({"example": one, "output": output}, ensure_ascii=False) for one, output in rows]
+            files.write(self.out, "".join(f"{line}\n" for line in lines).encode())
+            result["out"] = str(self.out)
+        return result | ({"measures": marks} if marks else {})
 
 
 @dataclass(frozen=True)
 class Generate:
     """continue a prompt with a saved model, or let a model that has learnt to chat answer it"""
 
-    model: str = flag("a folder that `train` wrote, a .gguf file, or the name of a model: smollm2", positional=True)
+    model: str = flag(
+        "a folder that `train` wrote, a .gguf file, a preset, or the name of a model: smollm2", positional=True
+    )
     prompt: str = flag("the text to continue; with --chat, the message to answer")
     max_new_tokens: int = flag("length of the continuation", default=100)
     temperature: float = flag("0 takes the likeliest token; 1 is the model's own distribution", default=1.0)
@@ -134,7 +197,7 @@ class Generate:
 
     def run(self) -> dict:
         """The text (prompt and continuation, or the answer), the new ids, and how many there were a second."""
-        model, units = load(self.model)
+        model, units = models.load(self.model)
         options = {k: getattr(self, k) for k in ("max_new_tokens", "temperature", "top_k", "top_p", "seed")}
         if self.greedy:
             options["temperature"] = 0.0
@@ -149,9 +212,26 @@ class Generate:
         return {"text": text, "ids": ids, "tokens_per_second": round(speed, 1)}
 
 
-def load(name: str) -> tuple[LanguageModel, tokenizer.Tokenizer]:
-    """A model and its tokenizer: of a folder, of a file, or of a card."""
-    return checkpoint.load(name) if Path(name).is_dir() else llama.load(name)
+@dataclass(frozen=True)
+class Serve:
+    """show models at work in a browser on this computer: chat, complete, search, translate"""
+
+    models: Sequence[str] = flag("language models to choose from, the first is the usual one: names as for `generate`",
+                             default=("smollm2", "gpt"), nargs="+")  # fmt: skip
+    folder: Path | None = flag("a folder of .txt files to search in, in place of Wikipedia", default=None)
+    port: int = flag("where to listen; 0 is any free port", default=8000)
+    host: str = flag("the address to listen on, one of this computer's own", default="127.0.0.1")
+
+    def run(self) -> dict:
+        """Serve until Ctrl-C."""
+        from . import serve  # only here, since it brings a web server along
+
+        return {"served": serve.run(self.models, self.port, self.host, self.folder)}
+
+
+def finite(numbers: dict[str, float]) -> dict[str, float | None]:
+    """Numbers as JSON has them: what is not known is null."""
+    return {name: None if math.isnan(number) else number for name, number in numbers.items()}
 
 
 def report(model: LanguageModel, units: tokenizer.Tokenizer, text: str, context: int | None = None) -> dict:
@@ -173,7 +253,7 @@ def say(message: str) -> None:
         print(message, file=sys.stderr, flush=True)
 
 
-COMMANDS: dict[str, type] = {"data": Data, "train": Train, "evaluate": Evaluate, "generate": Generate}
+COMMANDS: dict[str, type] = {"data": Data, "train": Train, "evaluate": Evaluate, "generate": Generate, "serve": Serve}
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -17,7 +17,6 @@ import copy
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int8, UInt8
 from torch import Tensor, nn
 

@@ -11,13 +11,17 @@ ORDER = """
     bpe tokenizer_file vocabulary tokenizer
     counts discounts recursion ngram
     rnn layers attention transformer gpt gpt2_files
-    generate beam evaluate
+    generate beam metrics evaluate
     machine optim distributed checkpoint trainer train recipe presets cost
-    gguf chat llama quantise
+    gguf chat llama models quantise
     heads wordpiece encoder bert_files bert
     lora lora_files finetune preference
     tasks spans t5 t5_files multitask
-    flags plots __main__
+    prompting forms constrain
+    retrieval questions reading summary
+    writing
+    tools examples applications interpret
+    flags plots request desk serve __main__
 """.split()
 FOLDER = Path(minilm.__file__).parent
 

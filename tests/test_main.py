@@ -3,13 +3,16 @@
 import dataclasses
 import json
 import random
+import re
+import signal
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import pytest
 
-from minilm import checkpoint, data, evaluate, generate, llama, ngram, presets, tokenizer
+from minilm import applications, checkpoint, data, evaluate, generate, llama, models, ngram, presets, tokenizer
 from minilm.__main__ import main
 from minilm.train import TrainConfig
 
@@ -195,6 +198,22 @@ def test_ctrl_c_is_exit_code_130_and_says_how_to_go_on(capsys, text, tmp_path, m
         (["generate", "nosuch", "--prompt", "a"], "no model 'nosuch'"),
         (["evaluate", "shakespeare", "--text", "{text}"], "no model 'shakespeare'"),
         (["data", "card", "nosuch"], "shakespeare"),
+        (["evaluate", "{folder}"], "give either --text"),
+        (["evaluate", "{folder}", "--text", "{text}", "--task", "continue", "--file", "{text}"], "give either --text"),
+        (["evaluate", "{folder}", "--task", "continue"], "--task and --file"),
+        (
+            ["evaluate", "{folder}", "--text", "{text}", "--max-new-tokens", "3"],
+            "--max-new-tokens says nothing to --text",
+        ),
+        (["evaluate", "{folder}", "--task", "sing", "--file", "{text}"], "no task 'sing'"),
+        (["evaluate", "{folder}", "--task", "continue", "--file", "{text}", "--to", "fr"], "no option 'to'"),
+        (["evaluate", "lexicon", "--task", "sentiment", "--file", "{tmp}/none.csv"], "none.csv does not exist"),
+        (
+            ["evaluate", "lexicon", "--task", "sentiment", "--file", "{text}", "--out", "{text}"],
+            "nothing is overwritten",
+        ),
+        (["serve", "--host", "0.0.0.0"], "this computer alone"),
+        (["serve", "--models", "nosuch"], "no model 'nosuch'"),
     ],
 )
 def test_errors_are_one_sentence_and_exit_code_1(capsys, tmp_path, folder, text, arguments, message):
@@ -210,6 +229,55 @@ def test_data_lists_every_card_without_a_network(capsys, tmp_path, monkeypatch):
     assert listed.keys() == data.CARDS.keys() and not any(entry["fetched"] for entry in listed.values())
     card = run(capsys, "data", "card", "shakespeare")["shakespeare"]
     assert card["licence"] and str(tmp_path) in run(capsys, "data", "path", "shakespeare")["shakespeare"]
+
+
+TASK = ["evaluate", "lexicon", "--task", "sentiment", "--file"]
+
+
+def test_a_task_is_done_on_a_file_and_marked(capsys, tmp_path):
+    rows = [("a great film", "positive"), ("awful", "negative"), ("I love it", "negative")]
+    (tmp_path / "my.csv").write_text("text,label\n" + "\n".join(map(",".join, rows)), encoding="utf-8")
+    printed = run(capsys, *TASK, tmp_path / "my.csv")
+    expected = applications.run("sentiment", [{"text": text, "label": label} for text, label in rows], "lexicon")
+    assert printed["outputs"] == expected["outputs"] == ["positive", "negative", "positive"]
+    assert printed["measures"]["accuracy"] == expected["measures"]["accuracy"]._asdict()
+    assert (printed["task"], printed["model"], printed["examples"]) == ("sentiment", "lexicon", 3)
+    one = (tmp_path / "one.jsonl").write_text('{"text": "awful", "label": "negative"}') and tmp_path / "one.jsonl"
+    assert run(capsys, *TASK, one)["measures"]["accuracy"] == {"value": 1.0, "low": None, "high": None}
+
+
+def test_answers_go_to_a_file_beside_their_examples(capsys, tmp_path):
+    (tmp_path / "my.txt").write_text("a great film\n\nawful, 低\n", encoding="utf-8")
+    printed = run(capsys, *TASK, tmp_path / "my.txt", "--out", tmp_path / "answers.jsonl")
+    rows = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert rows == [{"example": "a great film", "output": "positive"}, {"example": "awful, 低", "output": "negative"}]
+    assert printed["out"] == str(tmp_path / "answers.jsonl") and "outputs" not in printed and "measures" not in printed
+
+
+def test_a_folder_serves_a_task_and_its_options(capsys, folder, tmp_path):
+    (tmp_path / "my.txt").write_text("the cat\nthe dog", encoding="utf-8")
+    command = ["evaluate", folder, "--task", "continue", "--file", tmp_path / "my.txt", "--max-new-tokens", 7]
+    model, units = models.load(str(folder))
+    expected = [generate.generate(model, units.encode(text), 7, temperature=0.0) for text in ("the cat", "the dog")]
+    assert run(capsys, *command)["outputs"] == [units.decode(ids) for ids in expected]
+
+
+@pytest.mark.slow
+def test_serve_answers_until_ctrl_c_and_then_says_where_it_was(folder):
+    command = [sys.executable, "-m", "minilm", "serve", "--models", folder, "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as demo:
+        address = re.search(r"open (http://127\.0\.0\.1:\d+) in a browser", demo.stderr.readline())[1]
+        asked = urllib.request.Request(
+            f"{address}/api/complete",
+            json.dumps({"prompt": "the cat", "max_new_tokens": 3}).encode(),
+            {"Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(asked, timeout=30) as answer:
+            told = [json.loads(line) for line in answer]
+        demo.send_signal(signal.SIGINT)
+        printed, _ = demo.communicate(timeout=30)
+    assert len(told) == 5 and all(0 < token["probability"] <= 1 for token in told[1:4]) and told[4] == {"done": True}
+    assert demo.returncode == 0 and json.loads(printed) == {"served": address}
 
 
 def test_unknown_command_is_exit_code_2():

@@ -1,0 +1,39 @@
+"""A language model by its name, wherever it comes from.
+
+Not here: how it was made (``minilm.train``, ``minilm.presets``) or stored (``minilm.checkpoint``, ``minilm.gguf``).
+"""
+
+from functools import lru_cache
+from pathlib import Path
+
+from . import checkpoint, llama, presets
+from .cards import CARDS
+from .contract import LanguageModel
+from .tokenizer import Tokenizer
+
+
+@lru_cache(maxsize=2)
+def load(name: str = "smollm2") -> tuple[LanguageModel, Tokenizer]:
+    """A model and its tokenizer: of a folder that `train` wrote, a preset, a ``.gguf`` file, or a card.
+
+    The model of a preset is the book's, trained on Shakespeare at the first call. Calls share what is loaded, so it is
+    not to be changed. Raises ValueError for a name of none of these, and what the loading raises.
+    """
+    if Path(name).is_dir():
+        return checkpoint.load(name)
+    if name in presets.PRESETS:
+        trained = presets.trained(name)
+        return trained.model, trained.tokenizer
+    return llama.load(name)
+
+
+def check(name: str) -> str:
+    """The name, if `load` knows where to look for it; nothing is fetched or trained. Raises ValueError.
+
+    >>> check("smollm2"), check("gpt")
+    ('smollm2', 'gpt')
+    """
+    if (name in CARDS and CARDS[name].kind == "model") or name in presets.PRESETS or Path(name).exists():
+        return name
+    known = [*(card.name for card in CARDS.values() if card.kind == "model"), *presets.PRESETS]
+    raise ValueError(f"there is no model {name!r}: give a folder, a .gguf file, or one of {', '.join(known)}")
