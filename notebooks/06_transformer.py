@@ -194,7 +194,7 @@ for size in (1.0, 0.1):
 #
 # So there is one vector per position that runs from the embedding to the output. Sublayers read from it and add to
 # it; nothing is ever replaced. This view is called the *residual stream* {cite}`elhage2021`. Whoever looks inside a
-# trained model (chapter 16, planned) lives on {eq}`eq-tf-stream`, since a sum can be taken apart. We take it apart:
+# trained model (chapter 18, planned) lives on {eq}`eq-tf-stream`, since a sum can be taken apart. We take it apart:
 
 # %%
 torch.manual_seed(0)
