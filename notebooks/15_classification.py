@@ -443,6 +443,8 @@ shots = [
     for c in range(5)
     for text, _ in random.Random(c).sample([one for one in news.train if one[1] == c], 2)
 ]
+
+# %%
 prompts = {
     "Headline / Topic": lambda text: few_shot(text, names=("Headline", "Topic")),
     "Text / Label": lambda text: few_shot(text),
