@@ -198,10 +198,11 @@ def grammar(schema: Mapping[str, Any]) -> Expression:
     if "enum" in schema:
         return either(*(_text(value) for value in schema["enum"]))
     kind = schema.get("type")
+    known = set().union(*map(_known, kind if isinstance(kind, list) else [kind]))
+    if unknown := sorted(schema.keys() - known):
+        raise ValueError(f"schema: {unknown[0]!r} of the type {kind!r} is not supported; leave it out")
     if isinstance(kind, list):
         return either(*(grammar({k: v for k, v in schema.items() if k in _known(one)} | {"type": one}) for one in kind))
-    if unknown := sorted(schema.keys() - _known(kind)):
-        raise ValueError(f"schema: {unknown[0]!r} of the type {kind!r} is not supported; leave it out")
     match kind:
         case "object":
             members = [chain(_text(name), b": ", grammar(one)) for name, one in schema.get("properties", {}).items()]

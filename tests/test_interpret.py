@@ -57,9 +57,10 @@ def test_the_maps_are_those_of_transformers():
             block.attention.out.weight.copy_(part("self_attn.o_proj"))
             block.mlp.inner.weight.copy_(torch.cat([part(f"mlp.{one}_proj") for one in ("gate", "up")]))
             block.mlp.outer.weight.copy_(part("mlp.down_proj"))
-        ids = torch.randint(11, (2, 7))
+        ids = torch.randint(11, (2, 7), generator=torch.Generator().manual_seed(0))
         expected = torch.stack(theirs(ids, output_attentions=True).attentions)
-    torch.testing.assert_close(attention_maps(ours, ids), expected)
+    # Cosines and sines of the positions are 32-bit numbers in both.
+    torch.testing.assert_close(attention_maps(ours, ids), expected, rtol=1e-5, atol=2e-6)
 
 
 def test_nothing_is_left_behind_even_after_an_error():
