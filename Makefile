@@ -9,6 +9,9 @@ READY := $(VENV)/.ready
 export OMP_NUM_THREADS := 1
 export PYTHONHASHSEED := 0
 
+# Two files of tests, or two notebooks, at a time; conftest.py gives each a core of its own.
+TWO := -n 2 --dist loadfile
+
 .PHONY: help setup book test check lab notebooks bench student clean
 .DELETE_ON_ERROR:
 
@@ -38,8 +41,8 @@ check: $(READY)
 
 test: $(READY)
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
-	@$(BIN)/python -m pytest --ignore=tests/test_book.py
-	@$(BIN)/python -m pytest -p no:cacheprovider -n 2 --dist loadfile --nbval --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg notebooks
+	@$(BIN)/python -m pytest $(TWO) --ignore=tests/test_book.py
+	@$(BIN)/python -m pytest -p no:cacheprovider $(TWO) --nbval --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg notebooks
 	@$(MAKE) book
 	@$(BIN)/python -m pytest tests/test_book.py
 

@@ -49,7 +49,7 @@ def unit(number: str) -> float:
 def pytest_configure(config: pytest.Config) -> None:
     """Gives nbval the tolerance, and Jupyter's habit of keeping a history: without one a closing ``;`` is not heard.
 
-    Two notebooks at once have a core each: trainings take all the cores they see, and would wait for each other.
+    What runs at once has a core each: trainings take all the cores they see, and would wait for each other.
     """
     if hasattr(config, "workerinput") and hasattr(os, "sched_setaffinity"):
         place, workers = int(config.workerinput["workerid"].removeprefix("gw")), config.workerinput["workercount"]
