@@ -771,8 +771,8 @@ q, k = normal(2, 5, 8)
 table = rotary_table(torch.arange(5), 8)
 by_hand = torch.stack([rotate_by_hand(x, t) for t, x in enumerate(q)])
 assert_close(rotate(q, table), by_hand)
-cos, sin = (torch.cat([part, part], -1)[None] for part in table)  # Llama's own layout
-theirs = apply_rotary_pos_emb(q[None, None], k[None, None], cos, sin)
+cos, sin = table[0], table[1, :, 4:].repeat(1, 2)  # Llama's sines have no signs
+theirs = apply_rotary_pos_emb(q[None, None], k[None, None], cos[None], sin[None])
 assert_close(torch.cat(theirs)[:, 0], torch.stack([rotate(q, table), rotate(k, table)]))
 there = rotary_table(torch.arange(5) + 70, 8)
 assert_close(

@@ -364,7 +364,7 @@ Wq, Wk = torch.randn(2, 8, 16, dtype=torch.float64)
 def neighbours(x):
     """Turn entry 2i with entry 2i + 1."""
     pairs = torch.stack([x[..., ::2], x[..., 1::2]])
-    (a, b), (cos, sin) = pairs, angle
+    (a, b), (cos, sin) = pairs, angle[..., 4:]  # the half without minus signs
     return torch.stack([a * cos - b * sin, a * sin + b * cos], -1).flatten(-2)
 
 
