@@ -115,9 +115,8 @@ class Demo:
 
     async def search(self, form: dict[str, Any]) -> Response:
         """The passages that fit a query best."""
-        hits = lambda library: library.search(form["query"], form["k"], form["how"])
-        show = lambda hit: {"title": hit.passage.title, "text": hit.passage.text, "score": hit.score}
-        return await self.once(self.library, lambda library: {"hits": [show(hit) for hit in hits(library)]})
+        found = lambda library: {"hits": tools.hits(library, form["query"], form["k"], form["how"])}
+        return await self.once(self.library, found)
 
     async def translate(self, form: dict[str, Any]) -> Response:
         """A translation."""

@@ -157,8 +157,13 @@ def extracted(outputs: list[Any], references: list[Any]) -> dict[str, Estimate]:
 def search(model: str, folder: str | Path | None = None, k: int = 10) -> Answer:
     """The best ``k`` passages of Wikipedia or of ``folder``, each with its title, text and score."""
     shelf = library(folder)
+    return lambda examples: [hits(shelf, one["query"], k, model) for one in examples]
+
+
+def hits(shelf: Library, query: str, k: int, how: str) -> list[dict[str, Any]]:
+    """The best ``k`` passages of a library, as they are shown."""
     show = lambda hit: {"title": hit.passage.title, "text": hit.passage.text, "score": hit.score}
-    return lambda examples: [[show(hit) for hit in shelf.search(one["query"], k, model)] for one in examples]
+    return [show(hit) for hit in shelf.search(query, k, how)]
 
 
 def found(outputs: list[Any], references: list[Any]) -> dict[str, Estimate]:

@@ -91,13 +91,12 @@ def prices(model: LanguageModel, tokenizer: Tokenizer, texts: Sequence[str]) -> 
 
     Raises ValueError for an empty text.
     """
-    found = []
+    found, line_end = [], tokenizer.encode("\n")
     for place, text in enumerate(texts):
         if not text:
             raise ValueError(f"texts[{place}] is empty: there is nothing to score")
-        ids = torch.tensor([*tokenizer.encode("\n"), *tokenizer.encode(text)])
-        start = len(tokenizer.encode("\n"))
-        nats = evaluate.nll(model, ids)[start - 1 :]
+        ids = torch.tensor([*line_end, *tokenizer.encode(text)])
+        nats = evaluate.nll(model, ids)[len(line_end) - 1 :]
         found.append(evaluate.bits_per_byte(nats, len(text.encode())))
     return found
 
