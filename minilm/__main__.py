@@ -206,7 +206,7 @@ class Generate:
         stop = {id for name, id in getattr(units, "specials", {}).items() if name == chat.END}
         with machine.threads():
             start = time.perf_counter()
-            ids = generate.generate(model, prompt, stop=stop, **options)
+            ids = generate.generate(model, prompt, stop=stop, draft=generate.lookup, **options)
             speed = len(ids) / (time.perf_counter() - start)
         text = units.decode(ids if self.chat else prompt + ids)
         return {"text": text, "ids": ids, "tokens_per_second": round(speed, 1)}

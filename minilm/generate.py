@@ -2,11 +2,12 @@
 
 `next_token_probs` reshapes one distribution, `penalise` one row of logits, and `generate` is the loop around them;
 `stream` gives the same tokens one at a time, `generate_batch` continues many prompts at once. They serve every
-`LanguageModel`; where one offers ``new_cache``, a step reads one token and not the whole text.
+`LanguageModel`; where one offers ``new_cache``, a step reads one token and not the whole text, and with a ``draft``,
+such as `lookup`, it reads several guesses as well and keeps those that the model would have written.
 
 Not here: searching for the likeliest text instead of drawing one (``minilm.beam``).
 References: Fan et al. 2018 (top-k); Holtzman et al. 2020 (top-p); Nguyen et al. 2025 (min-p); Keskar et al. 2019
-(repetition penalty); Pope et al. 2022 (the cache).
+(repetition penalty); Pope et al. 2022 (the cache); Leviathan et al. 2023 (guesses), Saxena 2023 (looked up).
 """
 
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -92,12 +93,15 @@ def generate(
     repetition_penalty: float = 1.0,
     cache: bool = True,
     allowed: Callable[[Sequence[int]], Bool[Tensor, " V"]] | None = None,
+    draft: Callable[[Sequence[int]], Sequence[int]] | None = None,
 ) -> list[int]:
     """The ids that follow ``prompt``, at most ``max_new_tokens`` of them; an id in ``stop`` ends the text, unwritten.
 
     The same seed gives the same text, with the cache or without. Of a text longer than its context a model sees the
     end. ``prompt`` needs one id or more, since a model only ever continues. ``allowed`` says of the ids written so far
-    which may come next, those in ``stop`` among them; the others lose all probability.
+    which may come next, those in ``stop`` among them; the others lose all probability. ``draft`` guesses from the text
+    so far what follows it: the text stays what it would be without, and costs fewer calls of the model where guesses
+    are right.
     Raises ValueError for an empty prompt, a negative length, or what `next_token_probs` and `penalise` refuse.
 
     >>> import torch
@@ -111,13 +115,40 @@ def generate(
     """
     how = {"seed": seed, "stop": stop, "repetition_penalty": repetition_penalty, "cache": cache, "allowed": allowed}
     shape = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
-    return list(stream(model, prompt, max_new_tokens, **how, **shape))
+    return list(stream(model, prompt, max_new_tokens, draft=draft, **how, **shape))
 
 
-def stream(model: LanguageModel, prompt: Sequence[int], max_new_tokens: int, **options) -> Iterator[int]:
+def stream(
+    model: LanguageModel,
+    prompt: Sequence[int],
+    max_new_tokens: int,
+    draft: Callable[[Sequence[int]], Sequence[int]] | None = None,
+    **options,
+) -> Iterator[int]:
     """The ids that `generate` returns for the same options, each as soon as it is known."""
-    for [(_, token)] in _steps(model, [prompt], max_new_tokens, **options):
+    for [(_, token)] in _steps(model, [prompt], max_new_tokens, draft=draft, **options):
         yield token
+
+
+def lookup(text: Sequence[int], n: int = 2, most: int = 2) -> list[int]:
+    """A guess at what follows a text: up to ``most`` tokens that followed its last ``n`` where they last stood before.
+
+    What a text repeats, a name or a phrase of the question, is guessed right; where it says something new there is
+    mostly no guess. A processor multiplies three rows of numbers about as fast as one, hence two guesses; others may
+    like more. Raises ValueError for ``n`` or ``most`` below 1.
+
+    >>> lookup([1, 2, 3, 4, 5, 6, 1, 2])
+    [3, 4]
+    >>> lookup([1, 2, 3, 4, 5])
+    []
+    """
+    if n < 1 or most < 1:
+        raise ValueError(f"n={n}, most={most}: both count tokens, 1 or more")
+    end = list(text[-n:])
+    for start in range(len(text) - n - 1, -1, -1):
+        if text[start + n - 1] == end[-1] and list(text[start : start + n]) == end:
+            return list(text[start + n : start + n + most])
+    return []
 
 
 def generate_batch(
@@ -135,33 +166,44 @@ def generate_batch(
 
 
 @torch.inference_mode()
-def _steps(model, prompts, max_new_tokens, seed=0, stop=(), repetition_penalty=1.0, cache=True, allowed=None, **shape):
+def _steps(model, prompts, max_new_tokens, seed=0, stop=(), cache=True, draft=None, **how):
     """At every step the (row, new token) of the rows that have not ended."""
     if max_new_tokens < 0:
         raise ValueError(f"max_new_tokens={max_new_tokens}: a text has no negative length; use 0 or more")
+    if draft and len(prompts) > 1:
+        raise ValueError(f"draft is given with {len(prompts)} prompts, and guesses for one: use generate or stream")
     reader = Reader(model, prompts, max_new_tokens, cache)
-    rows = list(range(len(prompts)))
+    rows, left = list(range(len(prompts))), max_new_tokens
     generators = [torch.Generator().manual_seed(seed + row) for row in rows]
-    for _ in range(max_new_tokens):
-        logits = reader.logits()
-        if repetition_penalty != 1:
-            pairs = zip(logits, reader.texts, strict=True)
-            logits = torch.stack([penalise(row, text, repetition_penalty) for row, text in pairs])
-        if allowed is not None:
-            written = (text[len(prompts[row]) :] for row, text in zip(rows, reader.texts, strict=True))
-            logits = logits.masked_fill(~torch.stack([allowed(ids) for ids in written]), -torch.inf)
-        tokens = _draw(logits, [generators[row] for row in rows], **shape)
-        alive = [i for i, token in enumerate(tokens) if token not in stop]
-        if len(alive) < len(rows):
-            reader.select(alive)
-            rows, tokens = [rows[i] for i in alive], [tokens[i] for i in alive]
-            if not alive:
-                return
-        reader.append(tokens)
-        yield list(zip(rows, tokens, strict=True))
+    while left:
+        guesses = reader.fitting(draft(reader.texts[0]))[: left - 1] if draft else []
+        scores = reader.logits(guesses)
+        for logits, guess in zip(scores.split(1), [*guesses, None], strict=True) if guesses else [(scores, None)]:
+            starts = [len(prompts[row]) for row in rows]
+            tokens = _choose(logits, reader.texts, starts, [generators[row] for row in rows], **how)
+            alive = [i for i, token in enumerate(tokens) if token not in stop]
+            if len(alive) < len(rows):
+                reader.select(alive)
+                rows, tokens = [rows[i] for i in alive], [tokens[i] for i in alive]
+                if not alive:
+                    return
+            reader.append(tokens)
+            left -= 1
+            yield list(zip(rows, tokens, strict=True))
+            if tokens != [guess]:
+                break
+        if guesses:
+            reader.rewind()
 
 
-def _draw(logits: Float[Tensor, "B V"], generators: list[torch.Generator], **shape) -> list[int]:
+def _choose(logits, texts, starts, generators, repetition_penalty=1.0, allowed=None, **shape) -> list[int]:
+    """The next token of every text, whose prompt ends at the place in ``starts``."""
+    if repetition_penalty != 1:
+        rows = zip(logits, texts, strict=True)
+        logits = torch.stack([penalise(row, text, repetition_penalty) for row, text in rows])
+    if allowed is not None:
+        written = [text[start:] for text, start in zip(texts, starts, strict=True)]
+        logits = logits.masked_fill(~torch.stack([allowed(ids) for ids in written]), -torch.inf)
     if shape.get("temperature") == 0:
         return logits.argmax(-1).tolist()
     probs = next_token_probs(logits, **shape)
@@ -172,7 +214,8 @@ class Reader:
     """A batch of texts that grow by a token a step, and what the model says comes next in each.
 
     A cached model reads every token once. Where a text outgrows the context, its window moves on, every token in it
-    changes its position, and nothing stored is of use: from there on the windows are read anew.
+    changes its position, and nothing stored is of use: from there on the windows are read anew. What all texts begin
+    with, such as an instruction, is read once for all of them.
     Raises ValueError for an empty text.
     """
 
@@ -181,25 +224,36 @@ class Reader:
             raise ValueError("prompt is empty: give at least one id, for instance that of the separator token")
         self.model, self.texts = model, [list(text) for text in texts]
         self.unread = self.texts  # what the cache has not seen
-        size = max(map(len, texts)) + room
-        self.cache = model.new_cache(len(texts), size) if cache and hasattr(model, "new_cache") else None
+        longest = max(map(len, texts))
+        self.cache = None
+        if cache and hasattr(model, "new_cache"):
+            fits = model.context is None or longest <= model.context
+            alike = getattr(model, "sources", 1) == 1  # else the rows differ though their texts may not
+            shared = common(texts) if fits and alike and len(texts) > 1 else 0
+            self.cache = model.new_cache(1 if shared else len(texts), longest + room)
+            if shared:
+                model(torch.tensor([self.texts[0][:shared]]), self.cache)
+                self.cache.reorder(torch.zeros(len(texts), dtype=torch.long))
+                self.unread = [text[shared:] for text in self.texts]
 
-    def logits(self) -> Float[Tensor, "B V"]:
-        """The next-token logits of every text."""
+    def logits(self, guesses: Sequence[int] = ()) -> Float[Tensor, "B V"]:
+        """The next-token logits of every text; with ``guesses``, of the only text and of it with 1, 2, ... of them."""
         context = self.model.context
         if context is not None and max(map(len, self.texts)) > context:
             self.cache = None
         if self.cache is None:
             window = max(context, 1) if context is not None else 0  # a unigram model still gets one id; -0 is all
             self.unread = [text[-window:] for text in self.texts]
+        if guesses:
+            self.unread = [self.unread[0] + list(guesses)]
         lengths = [len(ids) for ids in self.unread]
         longest = max(lengths)
         ids = torch.tensor([ids + [0] * (longest - len(ids)) for ids in self.unread])  # padded on the right
         logits = self.model(ids) if self.cache is None else self.model(ids, self.cache)
         if min(lengths) == longest:
-            return logits[:, -1]
+            return logits[0, -1 - len(guesses) :] if guesses else logits[:, -1]
         if self.cache is not None:
-            self.cache.keep(torch.tensor(lengths))
+            self.cache.keep(self.cache.lengths - longest + torch.tensor(lengths))
         return logits[torch.arange(len(ids)), torch.tensor(lengths) - 1]
 
     def append(self, tokens: Sequence[int]) -> None:
@@ -208,11 +262,31 @@ class Reader:
         for text, token in zip(self.texts, tokens, strict=True):
             text.append(token)
 
+    def fitting(self, guesses: Sequence[int]) -> list[int]:
+        """As many of the guesses as the model can read after the only text."""
+        context = self.model.context
+        return list(guesses if context is None else guesses[: max(context - len(self.texts[0]), 0)])
+
+    def rewind(self) -> None:
+        """Forget the guesses that were read and not appended."""
+        if self.cache is not None:
+            self.cache.keep(torch.tensor([len(self.texts[0]) - 1]))
+
     def select(self, rows: Sequence[int]) -> None:
         """Text b becomes a copy of text ``rows[b]``; there may be fewer rows than before, or more."""
         self.texts = [self.texts[row].copy() for row in rows]
         if self.cache is not None:
             self.cache.reorder(torch.tensor(rows, dtype=torch.long))
+
+
+def common(rows: Sequence[Sequence[int]]) -> int:
+    """How many ids all rows begin with; at least one id of each is left over.
+
+    >>> common([[5, 6, 7], [5, 6, 8, 9]]), common([[5, 6], [5, 6]])
+    (2, 1)
+    """
+    most = min(map(len, rows)) - 1
+    return next((place for place in range(most) if len({row[place] for row in rows}) > 1), max(most, 0))
 
 
 def _check(temperature: float, top_k: int | None, top_p: float | None, min_p: float | None) -> None:

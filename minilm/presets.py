@@ -68,8 +68,8 @@ PRESETS = {
         ),
         Recipe(
             "long",
-            Config(V, context=192, d_model=192, n_layers=5, n_heads=3, **{**QUICK, "activation": "gelu"}),
-            TrainConfig(1500, 16, 0.012, warmup=20, schedule="linear", final=0.0, optimizer="muon", eval_every=100),
+            Config(V, context=256, d_model=192, n_layers=5, n_heads=3, **{**QUICK, "activation": "gelu"}),
+            TrainConfig(1200, 12, 0.012, warmup=20, schedule="linear", final=0.0, optimizer="muon", eval_every=100),
         ),
         Recipe(
             "gpt",

@@ -24,6 +24,7 @@ from .batching import pad
 from .chat import Message
 from .contract import LanguageModel
 from .evaluate import nll
+from .generate import common
 from .tokenizer import Tokenizer
 
 Prompt = str | Sequence[Message]
@@ -98,16 +99,6 @@ def label_scores(
         places = order[start : start + batch_size]
         scores[places] = _scored(model, cache, [rows[place][shared:] for place in places], endings)
     return scores
-
-
-def common(rows: Sequence[Sequence[int]]) -> int:
-    """How many ids all rows begin with; at least one id of each is left over.
-
-    >>> common([[5, 6, 7], [5, 6, 8, 9]]), common([[5, 6], [5, 6]])
-    (2, 1)
-    """
-    most = min(map(len, rows)) - 1
-    return next((place for place in range(most) if len({row[place] for row in rows}) > 1), max(most, 0))
 
 
 def _scored(model, cache, rests: list[list[int]], endings: list[list[int]]) -> Float[Tensor, "B C"]:

@@ -90,7 +90,8 @@ class Demo:
     async def chat(self, form: dict[str, Any]) -> Response:
         """A stream of ``{"text": piece}``."""
         talk = form["messages"]
-        write = lambda model, units, _, how: ({"text": piece} for piece in chat.reply(model, units, talk, **how))
+        reply = partial(chat.reply, draft=generate.lookup)
+        write = lambda model, units, _, how: ({"text": piece} for piece in reply(model, units, talk, **how))
         return await self.stream(form, "messages", chat.encode, write)
 
     async def complete(self, form: dict[str, Any]) -> Response:

@@ -131,6 +131,7 @@ class Given:
         self.model, self.vocab_size, self.context, self.mask = model, model.vocab_size, None, source_mask
         with torch.no_grad():
             self.memory = model.encode(source, source_mask)
+        self.sources = len(source)
 
     def new_cache(self, batch: int, size: int) -> "Memory":
         """An empty cache for ``batch`` targets of at most ``size`` tokens."""
@@ -138,8 +139,8 @@ class Given:
 
     def rows(self, batch: int) -> tuple[Tensor, Tensor]:
         """The memory and its mask for as many targets. ValueError for neither one source nor one for each."""
-        if len(self.memory) not in (1, batch):
-            raise ValueError(f"there are {len(self.memory)} sources for {batch} targets: give one, or one for each")
+        if self.sources not in (1, batch):
+            raise ValueError(f"there are {self.sources} sources for {batch} targets: give one, or one for each")
         return self.memory.expand(batch, -1, -1), self.mask.expand(batch, -1)
 
     def __call__(self, ids: Int[Tensor, "B T"], cache: "Memory | None" = None) -> Float[Tensor, "B T V"]:

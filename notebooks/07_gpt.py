@@ -440,13 +440,13 @@ def written(model, tokenizer, length=80, prompt="\n\n", **how):
 
 # %% tags=["nbval-ignore-output"]
 losses = []
-for step, nats in enumerate(fit(model, stream, 600), start=1):
+for step, nats in enumerate(fit(model, stream, 400), start=1):
     losses.append(nats)
-    if step in (1, 30, 100, 300, 600):
+    if step in (1, 30, 100, 200, 400):
         print(f"--- step {step}, loss {nats:.2f}\n{written(model, characters)!r}")
 
 # %%
-for start in (0, 90, 290, 590):
+for start in (0, 90, 190, 390):
     mean = np.mean(losses[start : start + 10])
     print(f"steps {start + 1:3} to {start + 10}: {mean:.1f} nats a character")
 
@@ -1042,7 +1042,7 @@ def copies(net, source, **how):
 
 
 def quotes(source):
-    places = range(0, 500_000, 50_000)
+    places = range(0, 500_000, 100_000)
     return [longest_copy(splits["validation"][i : i + 400], source) for i in places]
 
 

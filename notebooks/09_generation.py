@@ -1389,7 +1389,8 @@ for cut in product((1, 2, 3), repeat=3):
 # proposal $i$ with probability $\min(1, p_i / q_i)$. If it refuses, the token is drawn from the part of $p$ that $q$
 # left uncovered, $\max(p - q, 0)$, scaled to sum to one. Show that the token that comes out has distribution $p$
 # {cite}`leviathan2023`. Then write `speculate(p, q)`: the vector of acceptance probabilities, and the distribution
-# after a refusal (if nothing is uncovered, return $p$). Several accepted tokens cost the large model one pass.
+# after a refusal (if nothing is uncovered, return $p$). Several accepted tokens cost the large model one pass. Chapter 12
+# does it with guesses that are certain of themselves ({ref}`sec-llm-guess`).
 # ```
 
 

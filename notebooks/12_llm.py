@@ -42,7 +42,7 @@
 # 4. prove that our model is the published one, logit by logit, and see how well a model that is *nearly* right talks;
 # 5. put it on the one ruler beside counting and our own GPT;
 # 6. chat with it, and measure what it knows: sums, and the capitals of 120 countries;
-# 7. ask what limits its speed.
+# 7. ask what limits its speed, and write the same text in fewer passes.
 
 # %%
 import difflib
@@ -66,7 +66,7 @@ from tabulate import tabulate
 
 from minilm import archive, chat, data, evaluate, gguf, llama, ngram, plots, presets
 from minilm.counts import count
-from minilm.generate import generate, generate_batch
+from minilm.generate import generate, generate_batch, lookup
 from minilm.gpt import GPT
 from minilm.layers import frequencies, rms_norm, rotary_table, rotate, swiglu
 from minilm.machine import threads
@@ -1081,6 +1081,113 @@ with threads():
 # the answers to our 120 questions were made thirty at a time for this reason. Third, reading a prompt is not limited in
 # this way: all its tokens use a weight while it is there, so a prompt of 100 tokens is read in about the time of a few
 # written ones.
+#
+# (sec-llm-guess)=
+# ### Guess ahead, read at once
+#
+# The third point can be turned to use. Suppose that somebody *guesses* the next two tokens. Then the model can read the
+# last token and both guesses in one pass, and the pass tells three things: what the model would write next, what it
+# would write after the first guess, and what after the second. If the first guess is what it would write, the second
+# answer counts as well, and so on. At the first wrong guess the model's own token takes its place, and what was read
+# after it is dropped from the cache. So every pass gives at least one token, here at most three, and the text is the one
+# that the model would have written by itself. This is {term}`speculative decoding` {cite}`leviathan2023`.
+#
+# An example by hand. Left alone, the model would write *the cat sat on the mat*. The text so far ends in *the cat*, and
+# the guess is *sat in*. The model reads *cat sat in* and answers *sat*, *on*, and something that follows *in*. The first
+# guess is right. In place of the second stands *on*. The third answer belongs to a text that nobody writes. Two tokens
+# for one pass.
+#
+# Who guesses? Whoever costs next to nothing. A small model would do, or the tables of {ref}`ch-ngram`. A still simpler
+# guesser is the text itself, since names and phrases return: look up where its last two tokens stood before, and guess
+# that what followed then follows again {cite}`saxena2023`. It is a trigram table that has read nothing but this text.
+
+# %%
+text = "Where does the aardvark live? The aard"
+print(repr(text), "goes on with", repr(tokenizer.decode(lookup(tokenizer.encode(text)))))
+
+# %% [markdown]
+# How many guesses are worth reading? As many as come nearly free. Let us see what a pass costs that reads one token,
+# two, three, and more, after a text of a hundred.
+
+
+# %% tags=["nbval-ignore-output"] mystnb={"figure": {"name": "fig-llm-pass", "caption": "Milliseconds for a pass of SmolLM2 against the tokens that it reads, on the machine that stored this page; the best of five passes."}, "image": {"alt": "A line over the number of tokens. It is nearly flat for the first few tokens, and rises after them, by far less than in proportion."}}
+def milliseconds(n, cache, rounds=5):
+    """The best time of a pass over n more tokens, after which they are forgotten."""
+    spent = []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        model(torch.zeros(1, n, dtype=torch.long), cache)
+        spent.append(1000 * (time.perf_counter() - start))
+        cache.keep(torch.tensor([100]))
+    return min(spent)
+
+
+with threads(), torch.inference_mode():
+    cache = model.new_cache(1, 128)
+    model(torch.zeros(1, 100, dtype=torch.long), cache)
+    sizes = (1, 2, 3, 4, 6, 8, 12)
+    costs = [milliseconds(n, cache) for n in sizes]
+plots.lines(sizes, {"pass": costs}, "tokens read", "milliseconds")
+print({n: f"{cost:.0f} ms" for n, cost in zip(sizes, costs, strict=True)})
+
+# %% [markdown]
+# {numref}`fig-llm-pass` has a step in it where PyTorch changes to another way to multiply, after three tokens on the
+# machine that stored this page. Two guesses are all but free there, and so `lookup` makes two. Now the test: four
+# requests, two of them about a passage that stands in the question. The texts must be those without guesses, token by
+# token.
+
+# %%
+passage = passages(tests["Wikipedia"], 3, 500).split("\n\n")[1]
+requests = {
+    "summarise the passage": f"Summarise this text in two sentences:\n\n{passage}",
+    "write it again": f"Write this text again, without its first sentence:\n\n{passage}",
+    "explain a program": "Write a Python function that returns the largest of three numbers.",
+    "tell a story": "Tell me a story about a fox and a hen.",
+}
+
+
+class Counted:
+    """A model that counts how often it is called."""
+
+    def __init__(self, model):
+        self.model, self.vocab_size, self.context = model, model.vocab_size, model.context
+        self.new_cache, self.calls = model.new_cache, 0
+
+    def __call__(self, ids, cache):
+        self.calls += 1
+        return self.model(ids, cache)
+
+
+def written(request, draft, n=40):
+    """The greedy answer, the passes that it took, and the seconds."""
+    ids = chat.encode(tokenizer, [{"role": "user", "content": request}])
+    watched, start = Counted(model), time.perf_counter()
+    answer = generate(watched, ids, n, 0.0, stop={marks[chat.END]}, draft=draft)
+    return answer, watched.calls, time.perf_counter() - start
+
+
+# %% tags=["nbval-ignore-output"] mystnb={"figure": {"name": "tab-llm-guess", "caption": "Tokens written for each pass of the model, and how many times as fast the answer comes, its prompt included, when guesses are looked up in the text."}}
+per_pass, table = {}, []
+with threads():
+    for name, request in requests.items():
+        alone, _, slow = written(request, None)
+        guessed, calls, fast = written(request, lookup)
+        assert guessed == alone
+        per_pass[name] = len(alone) / calls
+        table.append((name, len(alone), f"{per_pass[name]:.2f}", f"{slow / fast:.1f}"))
+heads = ["request", "tokens", "tokens per pass", "speed-up"]
+Markdown(tabulate(table, heads, tablefmt="pipe", disable_numparse=True))
+
+# %%
+grounded, free = np.split(np.array(list(per_pass.values())), 2)
+print("guesses help more where the answer is in the question:", grounded.min() > free.max())
+
+# %% [markdown]
+# {numref}`tab-llm-guess` says whom this serves. Who asks about a text that is at hand, as summaries and search do
+# ({ref}`ch-search`), gets the answer in half of the passes or fewer. Who asks for a story gets little. Nobody pays with
+# a single other token, and so the command line and the demo of this course always look guesses up. Sampling changes
+# nothing in the argument: the model draws its token as ever, and a guess was right if it is the token drawn. If the
+# guesser is a model that gives probabilities, one can do better still; {ref}`ex-gen-speculative` is about that case.
 
 # %% [markdown]
 # ## The answer
@@ -1109,6 +1216,7 @@ with threads():
 # - A chat is a text with a template. Only the program may write its marks.
 # - Knowledge is measured on all of a kind, in a wording fixed beforehand, with an interval. Errors sound like answers.
 # - One text at a time, generation is as fast as memory delivers the weights.
+# - Guesses that are read along and checked give the same text in fewer passes.
 #
 # ## Exercises
 #
@@ -1248,5 +1356,7 @@ print(f"20 wordings of 120 questions, p = 0.6: {best_of(0.6, 120, 20, 4000, rng)
 #   colleagues {cite}`ainslie2023` on grouped queries, Zhang and Sennrich {cite}`zhangsennrich2019` on RMSNorm.
 # - Dettmers and colleagues {cite}`dettmers2022` and Frantar and colleagues {cite}`frantar2023`: fewer bits for larger
 #   models, with outliers treated apart, or rounding chosen so that errors cancel.
+# - Leviathan and colleagues {cite}`leviathan2023` on speculative decoding, and Saxena {cite}`saxena2023` on guesses that
+#   are looked up in the text.
 # - Sainz and colleagues {cite}`sainz2023`: why evaluations should report contamination.
 # - Ji and colleagues {cite}`ji2023`: a survey of hallucination.

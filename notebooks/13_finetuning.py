@@ -494,7 +494,7 @@ print("peft on transformers' GPT-2 gives our logits, wrapped and merged")
 # A model that continues text does not answer. Asked a question, it may well go on with a second question, since in its
 # texts lists of questions are common. {term}`Instruction tuning` is fine-tuning on pairs of request and answer
 # {cite}`ouyang2022`, in a fixed form, the *chat template*, which says with special tokens who speaks. SmolLM2-Instruct
-# {cite}`allal2025` has been through that already; {ref}`ch-llm` has read its template. We go one step further and teach
+# {cite}`benallal2025` has been through that already; {ref}`ch-llm` has read its template. We go one step further and teach
 # it one thing more: to write dates as the standard ISO 8601 has them. The dates come from CLDR, the right answer is one
 # string of ten characters, and a rule can check it.
 

@@ -12,7 +12,7 @@ from transformers.generation import logits_process as peer
 
 from minilm import ngram
 from minilm.beam import beam
-from minilm.generate import generate, generate_batch, next_token_probs, penalise, stream
+from minilm.generate import generate, generate_batch, lookup, next_token_probs, penalise, stream
 from minilm.gpt import GPT
 from minilm.gpt2_files import to_gpt2, to_gpt2_config
 from minilm.rnn import RNNLM, RNNConfig
@@ -162,7 +162,11 @@ HOW = st.fixed_dictionaries(
     {"temperature": st.sampled_from([0.0, 0.7, 1.0]), "seed": st.integers(0, 99)},
     optional={"top_k": st.just(5), "top_p": st.just(0.9), "repetition_penalty": st.just(1.3), "stop": st.just({3, 4})},
 )
-PROMPTS = st.lists(st.lists(st.integers(0, V - 1), min_size=1, max_size=CONTEXT + 5), min_size=1, max_size=4)
+PROMPTS = st.tuples(
+    st.lists(st.integers(0, V - 1), max_size=CONTEXT),
+    st.lists(st.lists(st.integers(0, V - 1), min_size=1, max_size=CONTEXT + 5), min_size=1, max_size=4),
+).map(lambda both: [both[0] + rest for rest in both[1]])
+"""Prompts that begin alike, or do not."""
 
 
 @pytest.mark.parametrize("name", models())
@@ -194,6 +198,71 @@ def test_cache_is_used():
     model.read = 0
     assert next(iter(stream(model, [1, 2, 3], 10))) in range(V)
     assert model.read == 3, "a stream runs no further than it is asked"
+    model.read = 0
+    generate_batch(model, [[1, 2, 3, 4], [1, 2, 3, 5, 6], [1, 2, 3, 4]], 4)
+    assert model.read == 3 + 3 * 2 + 3 * 3, "what all prompts begin with is read once; a rest is padded to the longest"
+
+
+# Guesses
+
+
+@pytest.mark.parametrize("name", models())
+@settings(max_examples=15)
+@given(st.lists(st.integers(0, V - 1), min_size=1, max_size=CONTEXT + 5), st.integers(0, 2 * CONTEXT), HOW, st.data())
+def test_guesses_never_change_the_text(name, prompt, length, how, data):
+    """Right ones, wrong ones, too many, none: also past the context, with stops, penalties and without a cache."""
+    model, cache = models()[name], data.draw(st.booleans())
+    text = generate(model, prompt, length, **how)
+    right = [*prompt, *text]
+    guess = st.lists(st.integers(0, V - 1), max_size=6)
+
+    def draft(written):
+        assert list(written) == right[: len(written)]
+        return right[len(written) :][: data.draw(st.integers(0, 6))] + data.draw(guess)
+
+    for how_guessed in (draft, lambda written: lookup(written, 1)):
+        assert generate(model, prompt, length, draft=how_guessed, cache=cache, **how) == text
+
+
+def test_right_guesses_save_calls_and_wrong_ones_cost_none():
+    class Counting(GPT):
+        calls = read = 0
+
+        def forward(self, ids, cache=None):
+            self.calls, self.read = self.calls + 1, self.read + ids.numel()
+            return super().forward(ids, cache)
+
+    torch.manual_seed(0)
+    model = opinionated(Counting(Config(V, CONTEXT, d_model=16, n_layers=1, n_heads=2)))
+    text = generate(model, [1, 2, 3], 13, temperature=0.0)
+    assert model.calls == 13
+    model.calls = model.read = 0
+    knows = lambda written: text[len(written) - 3 :][:3]
+    assert generate(model, [1, 2, 3], 13, temperature=0.0, draft=knows) == text
+    assert model.calls == 4  # three right guesses and one token more each: 4 + 4 + 4 + 1
+    assert model.read == 3 + 12, "no token is read twice"
+    model.calls = 0
+    wrong = lambda written: [(text[len(written) - 3] + 1) % V]
+    assert generate(model, [1, 2, 3], 13, temperature=0.0, draft=wrong) == text
+    assert model.calls == 13
+
+
+@given(st.lists(st.integers(0, 2), max_size=30), st.integers(1, 4), st.integers(1, 4))
+def test_lookup_is_what_followed_last_time(text, n, most):
+    places = [i for i in range(n, len(text)) if text[i - n : i] == text[len(text) - n :]]
+    expected = text[places[-1] : places[-1] + most] if places else []
+    assert lookup(text, n, most) == expected
+
+
+@pytest.mark.parametrize("options", [{"n": 0}, {"most": 0}])
+def test_bad_lookups_are_named(options):
+    with pytest.raises(ValueError, match=r"n=0|most=0"):
+        lookup([1, 2, 3], **options)
+
+
+def test_guesses_are_for_one_prompt():
+    with pytest.raises(ValueError, match="draft is given with 2 prompts"):
+        generate_batch(Chain([[1.0]]), [[0], [0]], 3, draft=lookup)
 
 
 # The whole, beside transformers

@@ -11,8 +11,9 @@ from tiny import randomised
 from minilm import chat, ngram, prompting
 from minilm.contract import next_token
 from minilm.counts import count
+from minilm.generate import common
 from minilm.gpt import GPT
-from minilm.prompting import CONTENT_FREE, Prompted, calibrate, common, few_shot, label_scores, turns
+from minilm.prompting import CONTENT_FREE, Prompted, calibrate, few_shot, label_scores, turns
 from minilm.rnn import RNNLM, RNNConfig
 from minilm.tokenizer import BPE
 from minilm.transformer import Config
