@@ -123,23 +123,18 @@ def accuracy(predicted: Column, references: Column) -> Estimate:
     return estimate(np.mean, [a == b for a, b in zip(predicted, references, strict=True)])
 
 
-def f1(predicted: Column, references: Column, average: str = "macro") -> Estimate:
-    """F1 over classes: of each class the harmonic mean of precision and recall, 2 hits / (predicted + there).
-
-    ``average``: "macro" is the plain mean over the classes that occur, "weighted" weighs each by its examples.
+def f1(predicted: Column, references: Column) -> Estimate:
+    """Macro F1: of each class the harmonic mean of precision and recall, 2 hits / (predicted + there); then their mean.
 
     >>> print(f"{f1(['a', 'b', 'b', 'a'], ['a', 'b', 'a', 'a']):.3f}")       # (4/5 + 2/3) / 2
     0.733 [0.200, 1.000]
     """
-    if average not in ("macro", "weighted"):
-        raise ValueError(f'average={average!r}: choose "macro" or "weighted"')
     classes = list(dict.fromkeys([*references, *predicted]))
     said, right = (np.array([[c == label for c in classes] for label in side]) for side in (predicted, references))
 
     def mean_f1(said, right):
-        hits, there, either = (said & right).sum(0), right.sum(0), said.sum(0) + right.sum(0)
-        weights = there if average == "weighted" else either > 0
-        return (weights * 2 * hits / np.maximum(either, 1)).sum() / weights.sum()
+        hits, either = (said & right).sum(0), said.sum(0) + right.sum(0)
+        return (2 * hits / np.maximum(either, 1)).sum() / (either > 0).sum()
 
     return estimate(mean_f1, said, right)
 
