@@ -155,7 +155,7 @@ for size in (100, 1000, 8000):
 # %% tags=["nbval-ignore-output", "remove-output"]
 gpt, units, gpt_log = presets.trained("gpt")
 
-# %% mystnb={"figure": {"name": "fig-ev-context", "caption": "One GPT, one text, many results. Left: windows of fewer tokens, side by side. Right: full windows that overlap, by the number of tokens read for each token scored."}, "image": {"alt": "Two line charts of bits per byte. Left, the price falls from 16 to 128 tokens of context, steeply at first. Right, it falls further as windows overlap more, by a few hundredths, and flattens."}}
+# %% mystnb={"figure": {"name": "fig-ev-context", "caption": "One GPT, one text, many results. Left: windows of fewer tokens, side by side. Right: full windows that overlap, by the number of tokens read for each token scored."}, "image": {"alt": "Two line charts of bits per byte. Left, the price falls from 16 to 128 tokens of context, steeply at first. Right, it falls by less than a hundredth at the first overlap and stays there."}}
 ids = torch.tensor(units.encode(excerpt[:12_000]))
 n_bytes = sum(len(units.token_bytes(i)) for i in ids[1:].tolist())
 contexts, strides = [16, 32, 64, 128], [128, 64, 32, 16]
@@ -172,9 +172,10 @@ print("a wider window is cheaper:", by_context == sorted(by_context, reverse=Tru
 print("a shorter stride is cheaper than none:", min(by_stride[1:]) < by_stride[0])
 
 # %% [markdown]
-# Nothing about the model has changed in {numref}`fig-ev-context`. All tables of this book use windows side by side,
-# the cheapest and the harshest rule. What matters is that one rule holds for all models of a table, and that it is
-# written down.
+# Here the first halving of the stride gains not quite a hundredth of a bit, and further ones gain nothing; the width
+# of the window matters more. Nothing about the model has changed in {numref}`fig-ev-context`. All tables of this book
+# use windows side by side, the cheapest and the harshest rule. What matters is that one rule holds for all models of
+# a table, and that it is written down.
 #
 # (sec-ev-contamination)=
 # ## The third trap: it has read the test
@@ -326,17 +327,17 @@ rows = [(name, e.mean(), e.std(ddof=1), work[name]) for name, e in errors.items(
 Markdown(tabulate(rows, ["estimate", "bias", "spread", "work"], tablefmt="pipe", floatfmt="+.2f"))
 
 # %% [markdown]
-# {numref}`tab-ev-folds` has four lessons. The training text tells nothing: it is off by more than any two models of
-# this book differ. One split and folds of plays have nearly the same small bias *upwards*, since both judge a model of
-# eight plays where we shall use one of ten. Folding narrows the spread, because all ten plays are used for testing,
-# and it costs five trainings. And folds of lines, which look like the same method, come out too good, because each
-# held-out piece has its neighbours in the training text, with the same names and the same scene. That is
-# contamination, made at home. Folds have to be cut where the future text will be cut from the past: by play, by
-# author, by day.
+# {numref}`tab-ev-folds` has four lessons. The training text tells nothing: it is off by three bits a token, more than
+# twenty times the bias of one split. One split and folds of plays have nearly the same small bias *upwards*, since
+# both judge a model of eight plays where we shall use one of ten. Folding narrows the spread, because all ten plays
+# are used for testing, and it costs five trainings. And folds of lines, which look like the same method, come out too
+# good, because each held-out piece has its neighbours in the training text, with the same names and the same scene.
+# That is contamination, made at home. Folds have to be cut where the future text will be cut from the past: by play,
+# by author, by day.
 #
 # So {term}`cross-validation` is right where data are few and training is cheap, as in `ngram.cross_validate`, which
-# chose the discounts of {ref}`ch-ngram`. Where one training costs a million, nobody trains five times to make an
-# interval narrower that a longer test text makes narrow for free. {cite}`arlot2010` is a survey.
+# {ref}`ch-ngram` used to check the formula for its discounts. Where one training costs a million, nobody trains five
+# times to make an interval narrower that a longer test text makes narrow for free. {cite}`arlot2010` is a survey.
 #
 # (sec-ev-paired)=
 # ## Is the difference real? Pairs and permutations
@@ -428,7 +429,7 @@ wordings = [
     "The capital of {} is",
     "{}'s capital is",
     "The capital city of {} is called",
-    "France: Paris\nJapan: Tokyo\n{}:",
+    "Sweden: Stockholm\nPeru: Lima\n{}:",
     "Question: What is the capital of {}?\nAnswer:",
 ]
 
@@ -499,7 +500,7 @@ print(
     f"McNemar's test finds it on {in_pairs:,.0f} examples: {power(int(in_pairs), 0.04, 0.06):.2f}"
 )
 
-# %% mystnb={"figure": {"name": "fig-ev-power", "caption": "The chance that McNemar's test sees a true difference, by the number of examples. Two models that disagree on a tenth of all examples."}, "image": {"alt": "Three rising curves with a logarithmic axis from 50 to 5,000 examples. A difference of 5 points is seen four times in five from about 300 examples, one of 2 points from about 2,000, one of 1 point hardly ever."}}
+# %% mystnb={"figure": {"name": "fig-ev-power", "caption": "The chance that McNemar's test sees a true difference, by the number of examples. Two models that disagree on a tenth of all examples."}, "image": {"alt": "Three rising curves with a logarithmic axis from 50 to 3,200 examples. A difference of 5 points is seen four times in five from about 300 examples, one of 2 points from about 2,000, one of 1 point in two cases of five even with 3,200."}}
 sizes = [50, 100, 200, 400, 800, 1600, 3200]
 curves = {
     f"{points} points": [power(n, 0.05 - points / 200, 0.05 + points / 200, 300) for n in sizes]
@@ -578,9 +579,9 @@ with threads():
 # Repair comes with diagnosis. {term}`Temperature scaling <temperature scaling>` divides all logits by one number
 # $\tau$, chosen so that the held-out *fit* stretch gets the highest likelihood. The order of the tokens stays, so
 # every greedy answer stays; only the confidence changes. Why by likelihood and not by the ECE itself? Because the
-# logarithm is a {term}`proper <proper scoring rule>` score: its expectation is lowest at the true probabilities, so it
-# rewards calibration and sharpness at once. The ECE alone is perfect for a model that gives every token its overall
-# frequency.
+# logarithm is a {term}`proper <proper scoring rule>` score: its expectation is lowest at the true probabilities, so
+# it rewards a model for meaning what it says, and also for saying something definite. The ECE alone is perfect for a
+# model that gives every token its overall frequency.
 
 
 # %%
@@ -734,8 +735,8 @@ print(f"another system is first in {wrong:.2f} of the samples drawn anew")
 # %% [markdown]
 # Public rankings of chat systems work like this, with hundreds of thousands of votes {cite}`chiang2024`. Some are run
 # by the **Elo** rule of chess, which moves the two ratings after each game by $K (\text{won} - P)$. That is one step
-# of gradient descent on the same likelihood, and it never comes to rest: the last games count most. The same 1,200
-# games in another order give another table.
+# uphill on the log-likelihood of a single game (without the term for the first place), and it never comes to rest:
+# the last games count most. The same 1,200 games in another order give another table.
 
 
 # %%
@@ -756,13 +757,14 @@ print("first, in 300 orders of the same games:", dict(sorted(firsts.items())))
 # %% [markdown]
 # ### What it costs
 #
-# A judge prefers the better of two systems in 55 of 100 pairs. By the binomial analogue of {eq}`eq-ev-power`, how many
-# pairs must be judged, and how long does that take at half a minute each?
+# A judge prefers the better of two systems in 55 of 100 pairs. One judgement has a variance of about 1/4, so by the
+# reasoning of {eq}`eq-ev-power` it takes $2.8^2 \cdot \tfrac14 / 0.05^2$ pairs. How many is that, and how long does
+# it take at half a minute each?
 
 # %%
 need = quantiles**2 * 0.25 / 0.05**2
-print(f"{need:.0f} judgements, {need * 30 / 3600:.0f} hours; with three judges a pair", end=" ")
-print(f"{3 * need * 30 / 3600:.0f} hours")
+print(f"{need:.0f} judgements, {need * 30 / 3600:.1f} hours; with three judges a pair", end=" ")
+print(f"{3 * need * 30 / 3600:.1f} hours")
 
 # %% [markdown]
 # That is for one comparison of two systems, on one kind of text, in one language. So programs are used in place of
@@ -835,10 +837,11 @@ print(f"perfect: {perfect_share.mean():.3f}; errs in one of a hundred: {good_sha
 print(f"the perfect model is not ahead in {np.mean(perfect_share <= good_share):.2f} of such tests")
 
 # %% [markdown]
-# Near the ceiling a benchmark measures its own mistakes. GLUE was passed by models within a year, in the sense that
-# they scored above people, and its harder successor followed {cite}`wang2018,wang2019superglue`. Passing it did not
-# mean that models read like people. What the essays call "close to human" ({ref}`err-bigger`, {ref}`err-understand`)
-# was, wherever one can look it up, a score on such a set.
+# Near the ceiling a benchmark measures its own mistakes. GLUE, a collection of nine tasks with one mean
+# ({numref}`tab-ev-sets`), was passed by models in little more than a year, in the sense that they scored above
+# people, and its harder successor followed {cite}`wang2018,wang2019superglue`. Passing it did not mean that models
+# read like people. What the essays call "close to human" ({ref}`err-bigger`, {ref}`err-understand`) was, wherever one
+# can look it up, a score on such a set.
 #
 # ### Goodhart
 #
@@ -893,9 +896,10 @@ print("precisions", [f"{p:.2f}" for p in precisions], f"BLEU {bleu:.1f}")
 # %% [markdown]
 # BLEU belongs to whole corpora, where the counts of all sentences are added before anything is divided. It depends on
 # how words are cut, so that numbers of different papers could not be compared until one program did it the same way
-# for everybody {cite}`post2018`. We use that program. **chrF** {cite}`popovic2015` avoids words: runs of one to six
-# characters, mean precision $P$, mean recall $R$, and an $F$ that weighs recall double, so it also serves languages
-# that write without spaces.
+# for everybody {cite}`post2018`. We use that program. (Where no run of a length is shared, the formula gives 0; the
+# program puts a small number in its place, so that single sentences still get a few points.) **chrF**
+# {cite}`popovic2015` avoids words: runs of one to six characters, mean precision $P$, mean recall $R$, and an $F$
+# that weighs recall double, so it also serves languages that write without spaces.
 
 # %%
 a, b = candidate.replace(" ", ""), reference_text.replace(" ", "")
@@ -907,8 +911,9 @@ assert math.isclose(chrf, sentence_chrf(candidate, [reference_text]).score, rel_
 print(f"P {P:.3f}, R {R:.3f}, chrF {chrf:.1f}")
 
 # %% [markdown]
-# **ROUGE** {cite}`lin2004` was made for summaries. ROUGE-1 and ROUGE-2 are the F1 of shared words and pairs; ROUGE-L
-# takes the longest sequence of words that both contain in the same order, gaps allowed.
+# **ROUGE** {cite}`lin2004` was made for summaries. ROUGE-1 and ROUGE-2 count shared words and pairs. The R stands for
+# recall; today, and here, the F1 is reported. ROUGE-L takes the longest sequence of words that both contain in the
+# same order, gaps allowed.
 
 
 # %%
@@ -946,7 +951,7 @@ tries = {
     "everything": "The committee did not approve approve the new old budget plan on Friday Monday.",
 }
 
-# %% mystnb={"figure": {"name": "tab-ev-fail", "caption": "Seven candidates for one reference. The paraphrase says the same and comes out last or nearly so; the sentence that says the opposite is close to perfect."}}
+# %% mystnb={"figure": {"name": "tab-ev-fail", "caption": "Seven candidates for one reference. The paraphrase says the same and comes out last or nearly so; the sentence that says the opposite is far ahead of it in all but exact match."}}
 marked = {"exact match": metrics.exact_match, "token F1": metrics.token_f1}
 marked |= {"BLEU": metrics.bleu, "chrF": metrics.chrf, "ROUGE-L": metrics.rouge}
 table = [
@@ -964,10 +969,11 @@ for metric, opposite, paraphrase in zip(
     print(f"{metric:12} prefers the opposite to the paraphrase: {opposite > paraphrase}")
 
 # %% [markdown]
-# The metrics of {numref}`tab-ev-fail` are useful all the same: averaged over many texts, for systems of the same kind,
-# they follow what people say about translations to some degree. They must not decide about single texts, about systems
-# of different kinds, or about truth. And a metric that is optimised is soon beaten: the last candidate names both days
-# and loses little. {ref}`ch-search` and {ref}`ch-writing` use these metrics, and beside each table they show texts.
+# The metrics of {numref}`tab-ev-fail` are useful all the same: averaged over many texts, for systems of the same
+# kind, they follow what people say about translations to some degree. They must not decide about single texts, about
+# systems of different kinds, or about truth. And a metric that is optimised is soon beaten: for token F1 the shuffled
+# words are perfect, and a candidate that names both days still gets 0.8. {ref}`ch-search` and {ref}`ch-writing` use
+# these metrics, and beside each table they show texts.
 #
 # (sec-ev-search)=
 # ## Searching hyperparameters, and its price
@@ -1107,7 +1113,7 @@ Markdown(tabulate(rows, heads, tablefmt="pipe"))
 
 # %% [markdown]
 # The last column is what cross-validated grid search means, the recipe of documents 0 and 4 taken together. For
-# counting it is half a minute. For a small network it is a day, and for a large language model it is out of the
+# counting it is about a minute. For a small network it is a day, and for a large language model it is out of the
 # question; so those who train them search on small models and extrapolate ({ref}`ch-training`).
 #
 # (sec-ev-datasets)=
@@ -1227,7 +1233,9 @@ away = home | {
     "counting, order 6": (wiki_counting, wiki_units),
 }
 for name in ("GPT + counting", "SmolLM2, 8 bits", "SmolLM2, 4 bits"):
-    del away[name]  # two kinds of tokens cannot be mixed; and one text will do to see what rounding costs
+    del away[
+        name
+    ]  # two kinds of tokens cannot be mixed; and one text will do for the rounded models
 
 
 # %%
@@ -1295,18 +1303,20 @@ for place in texts:
 # %% [markdown]
 # {numref}`tab-ev-ruler` can be read in three ways.
 #
-# *Down the plays.* Single tokens pay 3.7 bits. Of the general-purpose compressors xz lies half-way
-# between them and counting; gzip, whose memory is short, does hardly better than single tokens. Our networks of
-# minutes are level with counting (the GPT) or behind it (the LSTM, and the smaller recipe `gpt2-mini`), and store a
-# fifth of the numbers. The mixture of counting and GPT is the best that this book has trained. SmolLM2 pays three
-# quarters of counting's price here and half of it on Wikipedia, for thirty times the numbers and a hundred times the
-# time of the GPT. Rounding it to 8 or 4 bits costs less than the table can show. It saves memory, though less than one
-# would think, since the embedding table stays as it is. And it takes *longer* here: a long text is read at once, which
-# these kernels are not made for ({ref}`sec-llm-speed`).
+# *Down the plays.* Single tokens pay 3.7 bits. Of the general-purpose compressors xz lies half-way between them and
+# counting; gzip, whose memory is short, does a little worse than single tokens. Our networks of minutes are level
+# with counting (the GPT) or behind it (the LSTM, and the smaller recipe `gpt2-mini`), and store a fifth of the
+# numbers. The mixture of counting and GPT is the best that this book has trained. SmolLM2 pays three quarters of
+# counting's price here and half of it on Wikipedia, for thirty times the numbers of counting, and some seventy times
+# the time of the GPT. The rows with 8 and 4 bits cost the same, and that says little about rounding: the file holds
+# the layers in 4 bits already, the 32-bit model is those numbers unpacked ({ref}`ch-llm`), and rounding what is
+# rounded changes next to nothing. It does save memory, though less than one would think, since the embedding table
+# stays as it is. And it takes *longer* here: a long text is read at once, which these kernels are not made for
+# ({ref}`sec-llm-speed`).
 #
-# *Across.* On Wikipedia the networks that have read only Shakespeare pay about as much as the plain frequencies of tokens
-# in the right text. What a model has read counts for more than what it is. SmolLM2 has read both, perhaps these very
-# bytes, and nobody can take its memory out of its score.
+# *Across.* On Wikipedia the networks that have read only Shakespeare pay about as much as the plain frequencies of
+# tokens in the right text. What a model has read counts for more than what it is. SmolLM2 has read both, perhaps
+# these very bytes, and nobody can take its memory out of its score.
 #
 # *With the intervals.* Five thousand bytes cannot separate the GPT from counting; the 150,000 of {ref}`sec-ev-paired`
 # could, by a hair. The excerpt is short because SmolLM2 is slow. So the rule about power holds for this table as well:
@@ -1321,8 +1331,8 @@ for place in texts:
 # the numbers leave out?* Whether probabilities mean what they say, whether people would agree, how another wording
 # would have come out, and, for every metric of text, what the text says.
 #
-# Document 0 hopes for better evaluation in the future. Most of what this chapter has used is older than language
-# models on computers. What is missing in practice is rarely a method.
+# Document 0 hopes for better evaluation in the future. Permutations, McNemar's test, kappa and the model of Bradley
+# and Terry are older than language models on computers. What is missing in practice is rarely a method.
 #
 # ## What we learnt
 #
@@ -1335,7 +1345,8 @@ for place in texts:
 # - People are an instrument: check their agreement, model their preferences, compute how many judgements it takes.
 # - The wording of a prompt is part of the model that is measured. What is chosen on the test set is too good.
 # - BLEU, chrF, ROUGE and F1 compare strings. They prefer the opposite of a sentence to its paraphrase.
-# - Random search beats a grid of the same price where few settings matter; the best validation score is never the report.
+# - Random search beats a grid of the same price where few settings matter; the best validation score is never the
+#   report.
 #
 # ## Exercises
 #
@@ -1371,6 +1382,7 @@ assert holm([0.01, 0.04, 0.02], 0.05) == [True, True, True], (
 )
 assert holm([0.04, 0.03, 0.026], 0.05) == [False] * 3, "the smallest fails, so all do"
 assert holm([0.3, 0.001, 0.024], 0.05) == [False, True, True]
+assert holm([0.01, 0.01], 0.05) == [True, True], "equal p-values, equal verdicts"
 assert holm([0.05], 0.05) == [True] and holm([0.04], 0.01) == [False] and holm([], 0.05) == []
 false_alarms = np.mean([any(holm(row, 0.05)) for row in np.random.default_rng(0).random((2000, 8))])
 assert 0.03 < false_alarms < 0.07
@@ -1407,14 +1419,16 @@ for classes in (2, 3, 5):
     b = [x if rng.random() < 0.6 else int(rng.integers(0, classes)) for x in a]
     assert math.isclose(kappa(a, b), cohen_kappa_score(a, b))
 assert kappa(list("xy"), list("yx")) == -1 and kappa(list("xxx"), list("xxx")) == 1.0
+assert kappa(list("xxxx"), list("xxyx")) == 0, "one who never varies agrees by chance"
 print("equal to scikit-learn")
 
 # %% [markdown]
 # ```{exercise} How many examples
 # :label: ex-ev-examples
 #
-# Write `examples(delta, disagree, power=0.8)`: how many examples a paired comparison needs by {eq}`eq-ev-power`, rounded
-# up, to see a difference `delta` between models that disagree on a share `disagree` of them, at the 5 % level (two-sided).
+# Write `examples(delta, disagree, power=0.8)`: how many examples a paired comparison needs by {eq}`eq-ev-power`,
+# rounded up, to see a difference `delta` between models that disagree on a share `disagree` of them, at the 5 % level
+# (two-sided).
 # ```
 
 

@@ -25,7 +25,7 @@
 # that chapter for the encoder, {ref}`ch-evaluation` for metrics and intervals, {ref}`ch-llm` for SmolLM2. Reviews and
 # news are fetched at the first run; they stay in your cache, since they are not ours to pass on.*
 #
-# The five documents list what language models are for. Three entries of their lists ask for the same thing under other
+# The five documents list what language models are for. Four entries of their lists ask for the same thing under three
 # names: document 3 has *text classification* and *sentiment analysis*, document 4 sentiment analysis again, and
 # document 0 the "*semantic analysis*" of a text that turns it "into structured data". A text goes in; out comes
 # something that a program can count, sort and store. None of them says how well this works. This chapter measures it.
@@ -69,10 +69,11 @@ minilm, pieces = bert.load("all-minilm")
 # (sec-cl-sentiment)=
 # ## Sentiment
 #
-# *The task.* A sentence from a film review is for the film or against it. The data are those of {ref}`ch-bert`, Rotten
-# Tomatoes {cite}`pang2005`, with its split by blocks, in which neighbours stay together. We mark all methods on the same
-# 200 test sentences, drawn once, since the slowest of them reads a few sentences a second. That makes the intervals about
-# six points wide to either side, and it makes comparisons *paired*: whoever is compared has read the same sentences.
+# *The task.* A sentence from a film review is for the film or against it. The data are those of {ref}`ch-bert`,
+# Rotten Tomatoes {cite}`pang2005`, with its split by blocks, in which neighbours stay together. We mark all methods
+# on the same 200 test sentences, drawn once, since the slowest of them reads a few sentences a second. That makes the
+# intervals about six points wide to either side, and it makes comparisons *paired*: whoever is compared has read the
+# same sentences.
 
 # %%
 reviews = data.load_labelled("rotten-tomatoes")
@@ -107,20 +108,23 @@ with threads():
 said["MiniLM, tuned"] = encoder_logits.argmax(1).tolist()
 
 # %% [markdown]
-# Then SmolLM2, which was never trained on this task, and will not be. We write the task into a text that stops where the
-# answer would stand:
+# Then SmolLM2, which was never trained on this task, and will not be. We write the task into a text that stops where
+# the answer would stand:
 
 # %%
 ask = lambda text: few_shot(text, names=("Review", "Sentiment"))
 print(ask("A film to see twice."))
 
 # %% [markdown]
-# What would the model write next? We need not let it write. There are two answers that we can use, and the model assigns
-# a probability to each: $P(\text{" positive"} \mid \text{prompt})$ and $P(\text{" negative"} \mid \text{prompt})$. The
-# label with the higher one is the answer. This is {term}`label scoring`, and compared with generating an answer and parsing
-# it, it has two merits: there is always an answer, and it comes with a number that says how sure the model is.
-# `label_scores` returns the logarithms. A prompt with two lines is enough for the mechanics; {ref}`sec-cl-prompting`
-# comes to the wording, and to the word *calibrated* in the table.
+# What would the model write next? We need not let it write. There are two answers that we can use, and the model
+# assigns a probability to each: $P(\text{" positive"} \mid \text{prompt})$ and $P(\text{" negative"} \mid
+# \text{prompt})$. The label with the higher one is the answer. This is {term}`label scoring`, and compared with
+# generating an answer and parsing it, it has two merits: there is always an answer, and it comes with a number that
+# says how sure the model is. `label_scores` returns the logarithms. Beside the share right the table has the *macro
+# F1*. For each class, take the share of its answers that are right (precision) and the share of its texts that are
+# found (recall), and of the two the harmonic mean; then the mean over the classes. Whoever always says the same gets
+# 0 for all other classes. A prompt with two lines is enough for the mechanics; {ref}`sec-cl-prompting` comes to the
+# wording, and to the word *calibrated* in the table.
 
 # %%
 with threads():
@@ -152,25 +156,26 @@ ahead = shares["MiniLM, tuned"] > shares["lexicon"] and shares["SmolLM2, asked"]
 print("both models beat the word list:", ahead)
 
 # %% [markdown]
-# Read {numref}`tab-cl-sentiment` from the top. The word list is worth something without any training. Words learnt from
-# 6,129 labels are worth more. The tuned encoder has seen the same labels and is ahead of them by some points. How many, the last
-# column tells, and its interval reaches just below zero: 200 sentences are few. {numref}`tab-bert-result` has the same methods on all
-# 1,600, and there the gain is beyond doubt. A table with wide intervals is not a table with wrong numbers. It says how
-# much this test can tell apart.
+# Read {numref}`tab-cl-sentiment` from the top. The word list is worth something without any training. Words learnt
+# from 6,129 labels are worth more. The tuned encoder has seen the same labels and is ahead of them by some points.
+# How many, the last column tells, and its interval reaches just below zero: 200 sentences are few.
+# {numref}`tab-bert-result` has the same methods on all 1,600, and there the gain is beyond doubt. A table with wide
+# intervals is not a table with wrong numbers. It says how much this test can tell apart.
 #
-# The row that should surprise is that of SmolLM2. Not one label, two lines of prompt, and it is about level with the encoder
-# that was tuned. Before we call this understanding, two cautions. Its answers were tuned on instructions, and judging a
-# review is a favourite among those. And these sentences have stood on the web for twenty years: a model that has read two
-# trillion tokens may have met them, in the company of their stars. That is {term}`contamination`, and here nobody can
-# exclude it ({ref}`sec-ev-contamination`). The encoder has read the web as well.
+# The row that should surprise is that of SmolLM2. Not one label, two lines of prompt, and it is about level with the
+# encoder that was tuned. Before we call this understanding, two cautions. Its answers were tuned on instructions, and
+# judging a review is a favourite among those. And these sentences have stood on the web for twenty years: a model
+# that has read two trillion tokens may have met them, in the company of their stars. That is {term}`contamination`,
+# and here nobody can exclude it ({ref}`sec-ev-contamination`). The encoder has read the web as well.
 #
-# What does each cost? The bag of words is trained in a second and answers thousands of sentences in another. The encoder
-# takes some minutes to train. SmolLM2 needs none of that, and then a tenth of a second or two for each sentence, for ever.
+# What does each cost? The bag of words is trained in a second and answers thousands of sentences in another. The
+# encoder takes some minutes to train. SmolLM2 needs none of that, and then a tenth of a second or two for each
+# sentence, for ever.
 #
 # ### How sure, and rightly so?
 #
-# The last three rows come with a probability for each answer. Does a sentence to which they give 0.9 turn out as they say nine
-# times out of ten? {ref}`ch-evaluation` called this {term}`calibration <calibration>` and measured it by the
+# The last three rows come with a probability for each answer. Does a sentence to which they give 0.9 turn out as they
+# say nine times out of ten? {ref}`ch-evaluation` called this {term}`calibration <calibration>` and measured it by the
 # *expected calibration error*: sort the answers into bins by confidence, and average the gap between confidence and
 # share right.
 
@@ -191,12 +196,12 @@ for name, p in chances.items():
     print(f"{name}: calibration error {metrics.calibration_error(p, truth).value:.1f}")
 
 # %% [markdown]
-# In {numref}`fig-cl-reliability` the sure answers are more often right than the unsure ones, so each of these numbers can be
-# used to sort the clear cases from the doubtful ones. Whether it can be taken at its word is another question. The
-# encoder, trained on the very labels, means about what it says. SmolLM2 is *less* sure than it could be: its points lie
-# above the diagonal. The two meanings of *calibration* must be kept apart here. What {ref}`sec-cl-prompting` calls by that
-# name moves the border between the labels. It does not make the stated confidence honest, and here it has not: the gap
-# to the diagonal stays.
+# In {numref}`fig-cl-reliability` the sure answers are more often right than the unsure ones, so each of these numbers
+# can be used to sort the clear cases from the doubtful ones. Whether it can be taken at its word is another question.
+# The encoder, trained on the very labels, means about what it says. SmolLM2 is *less* sure than it could be: its
+# points lie above the diagonal. The two meanings of *calibration* must be kept apart here. What
+# {ref}`sec-cl-prompting` calls by that name moves the border between the labels. It does not make the stated
+# confidence honest, and here it has not: the gap to the diagonal stays.
 #
 # ### Failures
 #
@@ -216,13 +221,13 @@ gallery(sentences, chances["MiniLM, tuned"], truth, verdicts)
 
 # %% [markdown]
 # Read them and ask what *you* would have said. Some of these sentences are mixed, some are ironic, and some tell what
-# happens in the film. The label belongs to the whole review and not to the sentence, so that a part of the errors cannot
-# be avoided by anybody. No method of {numref}`tab-cl-sentiment` should be expected to reach 1.
+# happens in the film. The label belongs to the whole review and not to the sentence, so that a part of the errors
+# cannot be avoided by anybody. No method of {numref}`tab-cl-sentiment` should be expected to reach 1.
 #
 # ### On your own text
 #
-# `applications.run` takes a list of texts, or of mappings with a field `label` where the answer is known, and then marks
-# itself.
+# `applications.run` takes a list of texts, or of mappings with a field `label` where the answer is known, and then
+# marks itself.
 
 # %%
 mine = [
@@ -267,8 +272,8 @@ majority = int(np.bincount(label_of["train"]).argmax())
 placed = {"majority": [majority] * len(news_truth)}
 
 # %% [markdown]
-# *The classical baseline* is the bag of words once more, trained on the headlines of 1,662 articles, and, to see how much
-# the rest of the article would give away, on whole articles.
+# *The classical baseline* is the bag of words once more, trained on the headlines of 1,662 articles, and, to see how
+# much the rest of the article would give away, on whole articles.
 
 # %%
 counted = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
@@ -330,22 +335,22 @@ gain = metrics.paired(*(np.equal(placed[m], news_truth) for m in ("MiniLM, probe
 print("the probe is ahead of SmolLM2 beyond the interval:", gain.low > 0)
 
 # %% [markdown]
-# {numref}`tab-cl-topics` is a cold shower for the language model. With raw scores it is right about half of the time; a
-# good calibration adds some points; the bag of words, which has never read anything but 1,662 headlines, is far ahead of
-# both. *The right vectors* help more than the larger model. MiniLM's know that a striker and a goalkeeper belong together,
-# which a bag of words cannot know of words that it has not met; so a probe on them is the best method of all, and
-# descriptions without any label come close to the bag of words. It is worth writing them: bare labels do worse.
+# {numref}`tab-cl-topics` is a cold shower for the language model. With raw scores it is right about half of the time;
+# a good calibration adds some points; the bag of words, which has never read anything but 1,662 headlines, is far
+# ahead of both. *The right vectors* help more than the larger model. MiniLM's know that a striker and a goalkeeper
+# belong together, which a bag of words cannot know of words that it has not met; so a probe on them is the best
+# method of all, and descriptions without any label come close to the bag of words. It is worth writing them: bare
+# labels do worse.
 #
-# And look at the row *content-free*. The best-known recipe for calibration made things *worse* here. What a prompt says
-# to "N/A" is not what it says to a headline: "N/A" is itself a text, with words that suggest some topics rather than
-# others. Headlines without labels are the better neutral texts.
-# Elsewhere a prompt of this kind was measured at 34 % raw and 76 % after calibration, with the articles in the place of
-# headlines and with averages over unlabelled *test* texts. With averages from the training set and five words to go by,
-# we get less from it.
+# And look at the row *content-free*. There the scores were divided by what the prompt says to texts without content:
+# "N/A", "[MASK]" and nothing at all. It is the best-known recipe ({ref}`sec-cl-prompting`), and here it came out five
+# points lower than no calibration. (Five points up or down have no interval of their own in this table.) What a
+# prompt says to "N/A" is not what it says to a headline: "N/A" is itself a text, with words that suggest some topics
+# rather than others. Headlines without labels are the better neutral texts.
 #
 # Which topics are taken for which? A *confusion matrix* counts: a row for each true topic, a column for each answer.
-# {numref}`fig-cl-confusion` shows the bias as a column: with raw scores "politics" is the answer to headlines of every kind,
-# and calibration gives some of them back.
+# {numref}`fig-cl-confusion` shows the bias as a column: with raw scores "politics" is the answer to headlines of
+# every kind, and calibration gives some of them back.
 
 # %% mystnb={"figure": {"name": "fig-cl-confusion", "caption": "Confusion matrices of SmolLM2's answers, before and after calibration on unlabelled headlines. Rows are true topics, columns answers; right answers stand on the diagonal."}, "image": {"alt": "Two five by five tables of counts. Left, raw: the column politics holds 70 of 184 answers, entertainment only 8. Right, calibrated: politics has 45, entertainment 25, and more counts lie on the diagonal."}}
 one, two = plots.panels(2, size=(8.6, 3.6))
@@ -380,15 +385,16 @@ print(applications.run("topics", mine, labels="football,cooking,gardening")["out
 # python -m minilm evaluate all-minilm --task topics --file mine.txt --labels football,cooking,gardening
 # ```
 #
-# *The limit.* Five topics in British news of two years is a small world. With fifty labels, of which some overlap, every
-# row of the table would be lower, and the order of the methods may be another one.
+# *The limit.* Five topics in British news of two years is a small world. With fifty labels, of which some overlap,
+# every row of the table would be lower, and the order of the methods may be another one.
 #
 # (sec-cl-prompting)=
 # ## Prompting as a method
 #
-# What we did with SmolLM2 has a name and a literature. A {term}`prompt` that only states the task is *zero-shot*; with
-# solved examples it is *few-shot* {cite}`brown2020` ({term}`few-shot prompt`). No weight moves. It looks like the cheapest method of all, since it
-# needs no training and hardly any labels. This section asks what it costs instead.
+# What we did with SmolLM2 has a name and a literature. A {term}`prompt` that only states the task is *zero-shot*;
+# with solved examples it is *few-shot* {cite}`brown2020` ({term}`few-shot prompt`). No weight moves. It looks like
+# the cheapest method of all, since it needs no training and hardly any labels. This section asks what it costs
+# instead.
 #
 # ### Why raw scores mislead
 #
@@ -408,11 +414,12 @@ print(applications.run("topics", mine, labels="football,cooking,gardening")["out
 # \bar P(y) = \frac{1}{M} \sum_{m=1}^{M} P(y \mid x_m, \text{prompt}) .
 # $$ (eq-cl-calibrate)
 #
-# For $x_1, \dots, x_M$ there are two proposals. Zhao and colleagues take texts without content, such as "N/A", and call
-# it *contextual calibration* {cite}`zhao2021`. Others take texts of the task without their labels
-# {cite}`fei2023,zhou2024`; this assumes that the labels are about equally frequent among them. It matters *which*
-# texts. Those of the test set would do well, and then the result for one test text depends on the others: the method
-# has looked at the test. We take ours from the training set. By hand, for the first two headlines:
+# For $x_1, \dots, x_M$ there are several proposals. Zhao and colleagues take texts without content, such as "N/A",
+# and call it *contextual calibration* {cite}`zhao2021`. Others stay with the task: they take random words from its
+# texts {cite}`fei2023`, or the texts themselves without their labels {cite}`zhou2024`. The last assumes that the
+# labels are about equally frequent among them. It matters *which* texts. Those of the test set would do well, and
+# then the result for one test text depends on the others: the method has looked at the test. We take ours from the
+# training set. By hand, for the first two headlines:
 
 # %%
 log_p = topic_raw[:2].double().log_softmax(1)  # among the five labels
@@ -424,15 +431,16 @@ for name, row in {"prior": prior, "raw": log_p[0].exp(), "calibrated": by_hand[0
     print(f"{name:10}", " ".join(f"{t} {p:.1f}" for t, p in zip(topics, row.tolist(), strict=True)))
 
 # %% [markdown]
-# What does this do to a classifier? It moves its borders and nothing else: the order of two texts by their odds for a
-# label stays what it was. If the scores hold no information, calibration cannot put any in. In
-# {numref}`tab-cl-topics` you can read how much of the error was border.
+# What does this do to a classifier? It moves its borders and nothing else: the odds of one label against another are
+# multiplied by the same number for every text, so the order of two texts by these odds stays what it was. If the
+# scores hold no information, calibration cannot put any in. In {numref}`tab-cl-topics` you can read how much of the
+# error was border.
 #
 # ### Wording and order
 #
-# Now we vary what should not matter. Four wordings of the task without examples, and one set of ten solved headlines in
-# six orders; on 48 *validation* headlines, since whoever looks for the best prompt is training, and must not do so on the
-# test set.
+# Now we vary what should not matter. Four wordings of the task without examples, and one set of ten solved headlines
+# in six orders; on 48 *validation* headlines, since whoever looks for the best prompt is training, and must not do so
+# on the test set.
 
 # %%
 checked = random.Random(4).sample(news.validation, 48)
@@ -486,11 +494,12 @@ for name, table in (("wordings", wordings), ("orders", orders)):
         print(f"{name}, {kind}: mean {table[:, column].mean():.1f}")
 
 # %% [markdown]
-# {numref}`fig-cl-wording` shows two things. Raw scores move a lot with what should not matter. The *same ten examples* in
-# another order make another classifier, and mostly a bad one: with examples in the prompt the raw scores are *worse* than
-# without. (That a model leans towards the labels that stood last was found with far larger ones {cite}`zhao2021`.) And
-# calibration takes most of that away: its dots lie further to the right, and closer together. What remains is no better
-# than a prompt without examples. For this model and this task the examples bought nothing.
+# {numref}`fig-cl-wording` shows two things. Raw scores move a lot with what should not matter. The *same ten
+# examples* in another order make another classifier, and mostly a bad one: with examples in the prompt the raw scores
+# are *worse* than without. (That a model leans towards the labels that stood last was found with far larger ones
+# {cite}`zhao2021`.) And calibration takes a part of that away: its dots lie further to the right, and all ten
+# together spread half as far. The six orders alone still differ by twenty points. What remains is no better than a
+# prompt without examples. For this model and this task the examples bought nothing.
 #
 # How much of the scatter is luck? 48 headlines leave an interval of more than ten points on either side, as drawn. An
 # exercise computes what the best of ten equal prompts would show.
@@ -524,8 +533,8 @@ for text in (good, good.replace("05", "5"), good.replace("12", '"12"'), good[:-1
     print(constrain.checked(text, schema) is not None, text[-35:])
 
 # %% [markdown]
-# `constrain.checked` reads the text as JSON and asks the library `jsonschema` whether it keeps to the schema. The second
-# date has a month of one digit, the third number is a text, and the last text is cut off.
+# `constrain.checked` reads the text as JSON and asks the library `jsonschema` whether it keeps to the schema. The
+# second date has a month of one digit, the third number is a text, and the last text is cut off.
 #
 # *The data* are made, with names, countries and dates drawn at random. A *template* gives a sentence its form. Four
 # templates are for learning: for writing the rules of the baseline, and for the examples in the prompt. Six others are
@@ -570,8 +579,9 @@ for text, value in test[:2]:
     print(text, "->", json.dumps(value))
 
 # %% [markdown]
-# *The baselines.* The trivial one answers every sentence with the data of the first training sentence. The classical one
-# is a set of *regular expressions*, as a programmer would write them after looking at the four templates for learning.
+# *The baselines.* The trivial one answers every sentence with the data of the first training sentence. The classical
+# one is a set of *regular expressions*, as a programmer would write them after looking at the four templates for
+# learning.
 
 # %%
 MONTHS = list(Locale("en").months["format"]["wide"].values())
@@ -620,15 +630,15 @@ for text in free[:4]:
 # (sec-cl-constrained)=
 # ### A model that may write only JSON
 #
-# {term}`Constrained decoding` turns this around. At every step of generation some tokens can still lead to a text of the
-# form, and all others cannot. Set the probability of the others to zero, scale the rest, and go on as before. In the
-# terms of {ref}`ch-generation`, it is one more way to cut the distribution, beside top-k and top-p, with a grammar in
-# the place of a number.
+# {term}`Constrained decoding` turns this around. At every step of generation some tokens can still lead to a text of
+# the form, and all others cannot. Set the probability of the others to zero, scale the rest, and go on as before. In
+# the terms of {ref}`ch-generation`, it is one more way to cut the distribution, beside top-k and top-p, with a
+# grammar in the place of a number.
 #
 # Which tokens may come next? For that we need to know, after every prefix, *what is left to come*. There is an old and
 # beautiful answer. The *derivative* of a set of texts by a letter is the set of all rests: what remains of those texts
-# that begin with the letter, without it {cite}`brzozowski1964`. For example, for the form "yes" or "no", three times or
-# less:
+# that begin with the letter, without it {cite}`brzozowski1964`. For example, for the form "yes" or "no", one to three
+# times:
 
 # %%
 form = repeat(either(b"yes", b"no"), 1, 3)
@@ -677,9 +687,9 @@ with threads():
 print("all valid:", all(constrain.checked(text, schema) is not None for text in forced))
 
 # %% [markdown]
-# *The measures.* Three questions: is the text valid, is the object exactly right, and how many slots are right? For the
-# last one *slot F1* counts slots that were filled, slots that should have been, and hits. A text that is not valid fills
-# none. With as many slots filled as wanted, it is the share of right slots.
+# *The measures.* Three questions: is the text valid, is the object exactly right, and how many slots are right? For
+# the last one *slot F1* counts slots that were filled, slots that should have been, and hits. A text that is not
+# valid fills none. With as many slots filled as wanted, it is the share of right slots.
 
 
 # %%
@@ -730,17 +740,19 @@ Markdown(tabulate(by_slot, ["method", *slots], tablefmt="pipe", floatfmt=".2f"))
 # date, or with a date in words, is counted now. The share of sentences that are *exactly* right moved little, and the
 # regular expressions, with an hour of somebody's work behind them, are ahead in it and far ahead in slots.
 #
-# {numref}`tab-cl-slots` shows two characters. The rules are perfect where the form gives a slot away, as with dates and
-# numbers, and they lose two thirds of the places, since they only know places that follow the word "in". They fail
-# because the held-out templates were not foreseen, and they fail *always in the same way*. SmolLM2 foresees nothing and
-# fails everywhere a little. It has filled places with a country that is not in the sentence, and stood in an example.
+# {numref}`tab-cl-slots` shows two characters. The rules are perfect for names, dates and numbers, where the form
+# gives a slot away, and they lose two thirds of the places, since they only know places that follow the word "in".
+# They fail because the held-out templates were not foreseen, and they fail *always in the same way*. SmolLM2 foresees
+# nothing and fails in every slot: in a fifth of the numbers, nearly half of the dates, and more than half of the
+# places, of which it still gets more than the rules do. It has filled places with a country that is not in the
+# sentence, and stood in an example.
 #
-# One kind of error the constraint *makes*. Where the free model writes `"20 January 1962"` in the place of a date, the
-# bound one begins with the same `20`, which is allowed, as a date may begin so. Then no blank may follow, only a digit,
-# and the model goes on from `20` as best it can: to a year such as 2013 that nobody mentioned. The constraint is applied
-# a token at a time, without looking ahead, and a model that is led off its path does not come back. Sampling from the
-# model's own distribution *given that* the text is valid would need to weigh all continuations; what is done here, and in
-# most tools, is cheaper and not the same.
+# One kind of error the constraint *makes*. Where the free model writes `"20 January 1962"` in the place of a date,
+# the bound one begins with the same `20`, which is allowed, as a date may begin so. Then no blank may follow, only a
+# digit, and the model goes on from `20` as best it can: to a year such as 2013 that nobody mentioned. The constraint
+# is applied a token at a time, without looking ahead, and a model that is led off its path does not come back.
+# Sampling from the model's own distribution *given that* the text is valid would need to weigh all continuations;
+# what is done here, and in most tools, is cheaper and not the same.
 #
 # ### Failures
 
@@ -754,10 +766,10 @@ for source, text in wrong[:3]:
     print(source, "\n   ", text)
 
 # %% [markdown]
-# All of it is valid, and it would pass every check of a program behind it. That is the danger of a guarantee about form:
-# it takes away the one kind of error that announces itself. Dates, for instance, are always dates now, and the wrong
-# ones look like the right ones. Whoever puts such a step into a pipeline measures values on a sample, by hand, as the
-# table does.
+# All of it is valid, and it would pass every check of a program behind it. That is the danger of a guarantee about
+# form: it takes away the one kind of error that announces itself. Dates, for instance, are always dates now, and the
+# wrong ones look like the right ones. Whoever puts such a step into a pipeline measures values on a sample, by hand,
+# as the table does.
 #
 # ### On your own text
 
@@ -782,13 +794,14 @@ print(applications.run("extract", mine, schema=parcel)["outputs"])
 #
 # ## The answer
 #
-# *When is it worth asking a language model for a label or for data?* On film reviews SmolLM2, without a label, was about level
-# with an encoder that had read thousands of them ({numref}`tab-cl-sentiment`). On headlines it was far behind a bag of
-# words that had read some hundred for each topic ({numref}`tab-cl-topics`). For data from sentences it was behind regular
-# expressions, even when held to the form ({numref}`tab-cl-json`). A model of 135 million parameters is a small one, and
-# larger ones do better at all of this {cite}`brown2020`; the comparison has to be made with the model that you have. So:
-# with hardly any labels, ask. With some hundred, put a linear layer on good vectors. With a known form, write the rules,
-# and let a model have what the rules leave over. And in any case, measure first.
+# *When is it worth asking a language model for a label or for data?* On film reviews SmolLM2, without a label, was
+# about level with an encoder that had read thousands of them ({numref}`tab-cl-sentiment`). On headlines it was far
+# behind a bag of words that had read about three hundred for each topic ({numref}`tab-cl-topics`). For data from
+# sentences it was behind regular expressions, even when held to the form ({numref}`tab-cl-json`). A model of 135
+# million parameters is a small one, and larger ones do better at all of this {cite}`brown2020`; the comparison has to
+# be made with the model that you have. So: with hardly any labels, ask. With a few hundred, put a linear layer on
+# good vectors. With a known form, write the rules, and let a model have what the rules leave over. And in any case,
+# measure first.
 #
 # ## What we learnt
 #
@@ -806,8 +819,8 @@ print(applications.run("extract", mine, schema=parcel)["outputs"])
 # ```{exercise} Calibrate by hand
 # :label: ex-cl-calibrate
 #
-# Write `calibrated(p, neutral)` for an array `p` (N, C) of probabilities of labels and an array `neutral` (M, C) of those
-# that neutral texts get: {eq}`eq-cl-calibrate`, rows that sum to one.
+# Write `calibrated(p, neutral)` for an array `p` (N, C) of probabilities of labels and an array `neutral` (M, C) of
+# those that neutral texts get: {eq}`eq-cl-calibrate`, rows that sum to one.
 # ```
 
 
@@ -856,6 +869,7 @@ def next_letters(words, begun):
 # %% tags=["check"]
 words = ["no", "not", "nothing", "yes"]
 assert next_letters(words, "no") == {"", "t"} and next_letters(words, "not") == {"", "h"}
+assert next_letters(["yes", "eye"], "e") == {"y"}, "begun has to stand at the beginning"
 assert next_letters(words, "") == {"n", "y"} and next_letters(words, "x") == set()
 left = either(*(word.encode() for word in words))
 for begun in ("", "n"):
@@ -888,10 +902,11 @@ def best_of(p, prompts, n, draws, rng):
 # %% tags=["check"]
 rng = np.random.default_rng(1)
 assert abs(best_of(0.5, 1, 60, 4000, rng) - 0.5) < 0.01, "one prompt gains nothing by choice"
+assert abs(best_of(0.9, 1, 50, 4000, rng) - 0.9) < 0.01, "p is the chance to be right"
 assert best_of(0.5, 10, 60, 2000, rng) > best_of(0.5, 3, 60, 2000, rng) > 0.53
 assert abs(best_of(0.5, 2, 1, 20_000, rng) - 0.75) < 0.02, "two coins: heads in three of four"
 print(
-    f"ten equal prompts with p = 0.5, 60 texts: the best shows {best_of(0.5, 10, 60, 9000, rng):.2f}"
+    f"ten equal prompts with p = 0.5, 48 texts: the best shows {best_of(0.5, 10, 48, 9000, rng):.2f}"
 )
 
 # %% [markdown]
@@ -921,6 +936,7 @@ def precision_recall(answers, references):
 # %% tags=["check"]
 assert precision_recall([{"a": 1, "b": 2}, None], [{"a": 1}, {"a": 1, "b": 2}]) == (1 / 2, 1 / 3)
 assert precision_recall([{"a": 1}], [{"a": 1, "b": None, "c": 3}]) == (1.0, 1 / 3)
+assert precision_recall([{"a": 1, "b": None}], [{"a": 1}]) == (0.5, 1.0), "not wanted is wrong"
 both = precision_recall(extracted["SmolLM2, constrained"], values)
 harmonic = 2 * both[0] * both[1] / sum(both)
 assert abs(harmonic - slot_f1(extracted["SmolLM2, constrained"], values).value) < 1e-9
@@ -928,8 +944,8 @@ assert abs(harmonic - slot_f1(extracted["SmolLM2, constrained"], values).value) 
 # %% [markdown]
 # ## Further reading
 #
-# - {cite}`brown2020`, which made few-shot prompting a method; {cite}`zhao2021` on why it is unstable, with the remedy of
-#   this chapter; {cite}`lu2022order` on the order of examples.
-# - {cite}`fei2023` and {cite}`zhou2024` on calibration with texts of the task.
+# - {cite}`brown2020`, which made few-shot prompting a method; {cite}`zhao2021` on why it is unstable, with the remedy
+#   of this chapter; {cite}`lu2022order` on the order of examples.
+# - {cite}`fei2023` and {cite}`zhou2024` on calibration with words and texts of the task.
 # - {cite}`pang2005` and {cite}`hutto2014`: where the data and the word list of the first section come from.
 # - {cite}`brzozowski1964` on derivatives, in fourteen pages; {cite}`willard2023` on how they meet tokens.

@@ -146,9 +146,10 @@ print(f"{len(written)} questions")
 # $$ (eq-se-bm25)
 #
 # where $n_w$ of $N$ passages hold the word $w$, $c(w, p)$ is its count, $|p|$ the length of the passage and
-# $\overline{|p|}$ the mean length. The second factor is the idea. A word that stands there twice is better than once,
-# the tenth time adds nothing, and a long passage must say it more often. By hand, against the library that
-# `minilm.retrieval` uses:
+# $\overline{|p|}$ the mean length. (This is the form of the program Lucene. The original multiplies by $k_1 + 1$,
+# which changes no order, and has no $1 +$ in the logarithm, so that very common words count against a passage.) The
+# second factor is the idea. A word that stands there twice is better than once, the tenth time adds next to nothing,
+# and a long passage must say it more often. By hand, against the library that `minilm.retrieval` uses:
 
 
 # %%
@@ -206,8 +207,9 @@ vectors = library.vectors
 print(f"vectors: {vectors.shape}, lengths 1: {np.allclose(np.linalg.norm(vectors, axis=1), 1)}")
 
 # %% [markdown]
-# Three marks ({ref}`ch-evaluation`): recall at $k$, the share of queries with a right passage among the first $k$; and
-# {term}`MRR <mean reciprocal rank>`, the mean of one over the rank of the first right one.
+# Three marks ({ref}`ch-evaluation`): recall at $k$, here the share of queries with a right passage among the first
+# $k$ (where several are right, this is also called success at $k$); and {term}`MRR <mean reciprocal rank>`, the mean
+# of one over the rank of the first right one.
 
 # %% mystnb={"figure": {"name": "tab-se-search", "caption": "Search on Wikipedia: share of queries with a right passage first, and among the first five; mean reciprocal rank; 95 % intervals. First sentences ask for any other passage of the article, questions for one passage."}}
 found = {
@@ -272,8 +274,9 @@ print({name: round(mark.value, 2) for name, mark in marks.items()})
 
 # %% [markdown]
 # {numref}`fig-se-overlap` is the answer to where each belongs. With few words in common, meaning finds what words
-# cannot. With most words in common it is the other way round: BM25 is hardly ever wrong, and MiniLM blurs what was said
-# exactly. A hybrid is the choice of somebody who does not know which queries will come, and that is nearly everybody.
+# cannot. With most words in common it seems to be the other way round: BM25 is hardly ever wrong, and MiniLM blurs
+# what was said exactly. These are only 33 queries, and the intervals overlap. A hybrid is the choice of somebody who
+# does not know which queries will come, and that is nearly everybody.
 #
 # ### Failures
 #
@@ -444,16 +447,16 @@ print({name: str(mark) for name, mark in result["measures"].items()})
 # **The task.** A question and a passage that answers it; the answer is a *span* of the passage, marked letter for
 # letter. The best known set of this form is SQuAD, 100,000 questions that paid workers wrote about Wikipedia passages
 # {cite}`rajpurkar2016`, for years the yardstick of the field. With a network it is one line,
-# `datasets.load_dataset("squad")`. BERT's score on it is above that of people {cite}`devlin2019`, and readers of its
-# time lost much of theirs when one sentence that answers nothing was added to each passage {cite}`jia2017`. So a score
-# says how well a model does on *such* questions.
+# `datasets.load_dataset("squad")`. BERT's score on it is above that of people {cite}`devlin2019`, and the readers of
+# 2017, before BERT, lost much of theirs when one sentence that answers nothing was added to each passage
+# {cite}`jia2017`. So a score says how well a model does on *such* questions.
 #
-# **The data.** Offline there is no SQuAD, so we make a set of its form. To *train*, a rule makes questions: it takes a
-# date, a number or a name out of a sentence, and asks for it with most of the words left over
-# {cite}`lewis2019`. Such questions are bad English, and there can be thousands of them. The articles that are
-# held out from training give a *first test*, of the same making. The *second test* are the written questions of the
-# last section, about the same held-out articles. The first test holds out the texts; the second one holds out the
-# wording too, and that is what {ref}`sec-ft-span` has taught us to ask for.
+# **The data.** Offline there is no SQuAD, so we make a set of its form. To *train*, a rule makes questions: it takes
+# a date, a number or a name out of a sentence, and asks for it with most of the words left over {cite}`lewis2019`.
+# Such questions are bad English, and there can be thousands of them. The articles that are held out from training
+# give a *first test*, of the same making. The *second test* is the set of written questions of the first section,
+# about the same held-out articles. The first test holds out the texts; the second one holds out the wording too, and
+# that is what {ref}`sec-ft-span` has taught us to ask for.
 
 # %%
 corpus = data.load("wikipedia")
@@ -587,13 +590,14 @@ for answer in applications.load("answer")(mine):
 # without training, and sources that can be checked. Two things can fail, and they should be told apart. The passage may
 # be the wrong one, and the right passage may be misread.
 #
-# **Who answers.** The baselines come first. *Closed book* is SmolLM2 with the question alone. The *title* of the first
-# passage found is a trivial answer to some questions. *Search and window* is classical from end to end: BM25, then the
-# sliding window. Then our models: the span reader on one, three or five passages, and SmolLM2 with the first passage
-# before the question. With several passages an answer is scored as in {cite}`lewis2020rag`,
+# **Who answers.** The baselines come first. *Closed book* is SmolLM2 with the question alone. The *title* of the
+# first passage found is a trivial answer to some questions. *Search and window* is classical from end to end: BM25,
+# then the sliding window. Then our models: the span reader on one, three or five passages, and SmolLM2 with the first
+# passage before the question. With several passages each span is scored by the two factors of {cite}`lewis2020rag`,
+# and the best span of the best passage is the answer (they add up over the passages instead),
 #
 # $$
-# P(a \mid q) \propto P(p \mid q)\, P(a \mid p, q), \qquad P(p \mid q) \propto e^{20 \cos(q, p)},
+# P(a, p \mid q) = P(p \mid q)\, P(a \mid p, q), \qquad P(p \mid q) \propto e^{20 \cos(q, p)},
 # $$ (eq-se-rag)
 #
 # where the first factor is the softmax that MiniLM was trained with, and the second one the reader's. And as upper
@@ -630,9 +634,10 @@ for k, cited in looked_up.items():
     said[f"best of {k} passages", "span reader"] = [answer.text for answer in cited]
 
 # %% [markdown]
-# Two marks. *Holds the answer* is lenient: the right words stand somewhere in what was said. F1 also asks that not much
-# else is said. The column *in the passage* is what the search has left to find: how often the passages hold the right
-# answer at all.
+# Two marks. *Holds the answer* is lenient: the right words stand somewhere in what was said. F1 also asks that not
+# much else is said. The column *in the passage* is what the search leaves for the reader: how often the letters of
+# the right answer stand in what was read. That is a little more than how often the passage meant was found, since a
+# short answer such as *ten* also stands elsewhere by chance.
 
 # %% tags=["nbval-ignore-output"] mystnb={"figure": {"name": "tab-se-library", "caption": "The written questions, answered from memory, from what a search finds, and from the passage that was meant: share of replies that hold the answer, mean F1, and how often the answer stands in what was read; 95 % intervals."}}
 truth = [one.answer for one in written]
@@ -669,9 +674,10 @@ for one, other in (
 # little: the search is good, and what is lost is lost in reading. The upper bound says so plainly, since half of the
 # questions stay open with the right passage on the table.
 #
-# The two marks disagree about who reads best. SmolLM2's replies *hold* the answer more often, and its F1 is the lowest
-# of all who read a passage: it answers in sentences, and often in more than one. The span reader says nothing but its
-# span. Which of the two marks counts depends on who reads the answer, a person or a program.
+# The two marks disagree about who reads best. SmolLM2's replies *hold* the answer more often here, though the
+# interval of that difference just reaches zero; its F1 is the lowest of all who read a passage, by far: it answers in
+# sentences, and often in more than one. The span reader says nothing but its span. Which of the two marks counts
+# depends on who reads the answer, a person or a program.
 #
 # More passages do not help the span reader, although the answer then is in them nearly always. Every further passage
 # holds more wrong spans, too, and the reader's probabilities are too coarse to tell a span in the right passage from
@@ -706,10 +712,12 @@ for name in ("right passage, wrong answer", "wrong passage, wrong answer"):
         print(f"    {replies[given[i]]!r}, from {first_by_both[i].source}")
 
 # %% [markdown]
-# *Right passage, wrong answer* is the larger class. Some of these replies are right for a person and wrong for the
-# mark, a name shortened or an answer in other words; some repeat a sentence next to the one that was meant; some are
-# invented although the text lay in front of the model, in the same even tone. In the second class the source gives the
-# error away: it is about something else. That is the use of a source.
+# *Right passage* means here that the letters of the answer stand in it. *Right passage, wrong answer* is the larger
+# class. Some of these replies are right for a person and wrong for the mark, a name shortened or an answer in other
+# words; some repeat a sentence next to the one that was meant; some are invented although the text lay in front of
+# the model, in the same even tone. In the second class the source is, in the printed cases, another paragraph of the
+# right article. The name alone looks right; whoever reads the paragraph sees that the answer is not in it. That is
+# the use of a source, and what it asks of the reader.
 #
 # ### On your own folder
 
@@ -768,8 +776,9 @@ print(f"words of a lead: {np.median([len(lead.split()) for _, lead, _ in article
 # s_{ij} = \frac{|w_i \cap w_j|}{\log |w_i| + \log |w_j|} ,
 # $$ (eq-se-textrank)
 #
-# where $w_i$ is the set of words of sentence $i$. It is Google's PageRank {cite}`brin1998` on sentences, and the
-# solution is an eigenvector. Repeating the step finds it; a solver for eigenvectors must agree.
+# where $w_i$ is the set of words of sentence $i$, common ones aside; the formula is for $i \neq j$, and $s_{ii} = 0$,
+# since a sentence must not vote for itself. It is Google's PageRank {cite}`brin1998` on sentences, and the solution
+# is an eigenvector. Repeating the step finds it; a solver for eigenvectors must agree.
 
 # %%
 texts = articles[0][2]
@@ -787,9 +796,10 @@ np.testing.assert_allclose(rank, summary.pagerank(weights), atol=1e-9)
 print(f"eigenvalue {values.real.max():.6f}; sentence ranked first: {texts[rank.argmax()][:80]} ...")
 
 # %% [markdown]
-# **Our model.** The centroid: MiniLM's vectors of all sentences, their mean, and the sentences that come nearest to it
-# {cite}`radev2004`. **Upper bound.** An oracle that sees the lead and adds, one by one, the sentence that shares most
-# with it. No choice of sentences can do much better, so the rest of the way to 1 belongs to the task.
+# **Our model.** The centroid: MiniLM's vectors of all sentences, their mean, and the sentences that come nearest to
+# it {cite}`radev2004`. **Upper bound.** An oracle that sees the lead and adds, one by one, the sentence that shares
+# most with it. For ROUGE-1 a choice of sentences can hardly do much better; pairs and the order of words it does not
+# look at. The rest of the way to 1 belongs to the task.
 #
 # The mark is {term}`ROUGE`, the share of words (ROUGE-1), of pairs of words (ROUGE-2), and the longest common sequence
 # (ROUGE-L) that summary and reference share, as F1 {cite}`lin2004`.
@@ -834,15 +844,15 @@ for gap in ("first random", "textrank first", "centroid first", "centroid textra
     print(f"ROUGE-1, {one} minus {other}: {difference}")
 
 # %% [markdown]
-# The whole field lies within 0.02 of the random sentences, and the oracle 0.1 above. Whoever publishes the middle rows
-# of {numref}`tab-se-summary` without the first has published a number that means nothing. The paired differences say
-# what is left: the centroid is ahead of the first sentences by as much as can be seen with 40 articles, TextRank and
-# the centroid are level, and the first sentences are no better than random ones. That last line is special to this
-# text. In news the first sentences are the summary. Here the summary was cut off, it is the reference, and what follows
-# it begins with the origin of the word.
+# The whole field lies within 0.02 of the random sentences, and the oracle in ROUGE-1 0.1 above. Whoever publishes the
+# middle rows of {numref}`tab-se-summary` without the first has published a number that means nothing. The paired
+# differences say what is left: the centroid is ahead of the first sentences by as much as can be seen with 40
+# articles, TextRank and the centroid are level, and the first sentences are no better than random ones. That last
+# line is special to this text. In news the first sentences are the summary. Here the summary was cut off, it is the
+# reference, and what follows it begins with the origin of the word.
 #
 # Why are random sentences so good? Because any two texts of the same article share the words that every text has, and
-# the ones the article is about. ROUGE-2, which asks for pairs of words, is a quarter of ROUGE-1, and there the ways
+# the ones the article is about. ROUGE-2, which asks for pairs of words, is about a fifth of ROUGE-1, and there the ways
 # differ more in proportion.
 
 # %% tags=["nbval-ignore-output"]
@@ -872,9 +882,9 @@ for how in ("centroid", "textrank", "first"):
 # %% [markdown]
 # In a terminal: `python -m minilm evaluate centroid --task summarise --file texts.txt`, with a text on each line.
 #
-# **An honest limit.** ROUGE counts words. It cannot tell a good summary from a shuffled one, and there are more good
-# summaries of an article than its lead. Sentences taken out of their place say "it" and "this" of things that were left
-# behind.
+# **An honest limit.** ROUGE counts words. ROUGE-1 cannot tell a good summary from the same words in another order,
+# and none of the three sees a missing *not*. And there are more good summaries of an article than its lead. Sentences
+# taken out of their place say "it" and "this" of things that were left behind.
 #
 # ## The answer
 #
@@ -891,7 +901,7 @@ for how in ("centroid", "textrank", "first"):
 # - A search is measured on queries, and who wrote the queries decides who wins. Report more than one set.
 # - BM25 is three ideas in a line: rarity, a count that saturates, a length that is divided out. It is hard to beat
 #   where query and passage share words.
-# - A vector a passage finds what is said in other words, and blurs what is said exactly.
+# - One vector for each passage finds what is said in other words, and blurs what is said exactly.
 # - Ranks can be added where scores cannot.
 # - The probability of an answer can sort without being calibrated: good enough for abstaining, useless as a number.
 # - A baseline that shares its rules with the maker of the test looks strong on that test. Hold out the wording too.
@@ -1001,6 +1011,8 @@ def risk(sureness, right):
 assert risk([0.9, 0.5], [1, 0]) == 0.25 and risk([0.5, 0.9], [1, 0]) == 0.75
 assert risk([0.3, 0.3, 0.3], [1, 1, 1]) == 0 and risk([0.3, 0.3], [0, 0]) == 1
 assert abs(risk([3, 2, 1], [1, 0, 1]) - (0 + 1 / 2 + 1 / 3) / 3) < 1e-12
+tied = (1 + 1 / 2 + 2 / 3 + 3 / 4) / 4
+assert abs(risk([0.5] * 4, [0, 1, 0, 0]) - tied) < 1e-12, "ties in the order given"
 level = np.mean([risk(np.random.default_rng(s).random(len(hits)), hits) for s in range(200)])
 assert abs(level - (1 - hits.mean())) < 0.03, "a random order risks the mean"
 print(f"SmolLM2 {risk(sureness, hits):.1f}, a random order {level:.1f}")
@@ -1039,6 +1051,8 @@ def mmr(table, n, weight=0.5):
 twins = np.array([[1.0, 0.0], [0.99, 0.1], [0.0, 1.0]])
 assert mmr(twins, 2, 1.0) == [1, 0], "without the second term: the nearest two"
 assert mmr(twins, 2, 0.5) == [1, 2], "with it: the second one is different"
+five = np.array([[1, 0], [0.8, 0.6], [0.6, 0.8], [-1, 0], [0.6, -0.8]])
+assert mmr(five, 4) == [0, 3, 2, 4], "the most similar one taken counts"
 table = retrieval.vectors(texts)
 assert mmr(table, 3, 1.0) == np.argsort(-(table @ table.mean(0)), kind="stable")[:3].tolist()
 assert len(set(mmr(table, 8, 0.3))) == 8

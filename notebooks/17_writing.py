@@ -155,9 +155,9 @@ print(
 # (sec-wr-stories)=
 # ## Stories with given words
 #
-# **Task.** A story of about 60 words in which three given words occur. **Data.** Eight triples, drawn from a list that
-# was fixed beforehand. **Measures.** All three words are there; the length is between 40 and 80 words; repetition within
-# a story ($r_3$) and over all eight together.
+# **Task.** A story of about 60 words in which three given words occur. **Data.** Eight triples, drawn from a list
+# that was fixed beforehand. **Measures.** All three words are there; the length is between 40 and 80 words;
+# repetition within a story ($r_3$) and over all eight together.
 
 # %%
 NOUNS = """anchor baker candle doctor engine feather garden hammer island jacket kitten ladder
@@ -186,9 +186,9 @@ def story_marks(texts):
 
 
 # %% [markdown]
-# **Trivial baseline.** A template of sixty words with three gaps, which obeys by construction. **Classical baseline.**
-# What {ref}`ch-ngram` would write: sixty words drawn from a Kneser–Ney trigram of the Wikipedia articles, which nobody
-# can ask for anything.
+# **Trivial baseline.** A template of sixty words with three gaps, which obeys by construction. **Classical
+# baseline.** What {ref}`ch-ngram` would write: seventy tokens, words and pieces of words, drawn from a Kneser–Ney
+# trigram of the Wikipedia articles, which nobody can ask for anything.
 
 # %%
 TEMPLATE = """Once upon a time there was a {} that nobody wanted. Every morning it lay beside a {}
@@ -242,11 +242,12 @@ print("the template always obeys, the trigram never; three drafts are no worse t
 # worthless: it writes the same story to everybody. No measure of single texts can see that; one over all texts does. So
 # the last column belongs into every table of generated text, and it is the one most often left out.
 #
-# Asked, SmolLM2 uses all three words in about half of its stories and keeps the length in a quarter of them: it goes on
-# until it is stopped. Warmer sampling makes the stories less alike and less obedient, and at 1.2 the words fall apart;
-# a text like that is cut into many short words, and "keeps" a length by accident. The best of three drafts uses the
-# words more often than a single draft at the same temperature. It costs three times as much to write and nothing to
-# think of, and needs no change in the model. The trigram obeys in nothing, as it should: nobody asked it.
+# Asked, SmolLM2 uses all three words in about half of its stories or fewer, and keeps the length in three of eight.
+# Warmer sampling makes the stories less alike and uses fewer of the words, and at 1.2 the words fall apart. Its
+# length says little: these texts were cut at 60 tokens, the others at 85, so most of them end near the limits
+# whatever they say. The best of three drafts uses the words more often than a single draft at the same temperature.
+# It costs three times as much to write and nothing to think of, and needs no change in the model. The trigram uses
+# the words in no story, as it should: nobody asked it. Its length is right now and then, where it was stopped.
 
 # %% tags=["nbval-ignore-output"]
 for name in ("trigram", "asked, greedy", "asked, T = 1.2"):
@@ -307,11 +308,11 @@ heads = ["letters", "salutation", "matter", "closing", "no gap left", "all four"
 Markdown(tabulate(table, heads, tablefmt="pipe", disable_numparse=True))
 
 # %% [markdown]
-# {numref}`tab-wr-letters` shows what asking is worth when the form counts. Salutation and matter are there. But no
-# letter comes to its closing in time: asked for a *short* one, the model goes on, and when it is given more room it
-# often adds a comment on the letter below the signature. Begun for it and signed for it, the letter has its form by
-# construction. That is the cheap end of {term}`constrained decoding`, which {ref}`sec-cl-constrained` carries on to
-# whole forms.
+# {numref}`tab-wr-letters` shows what asking is worth when the form counts. The matter is always there, and the
+# salutation in seven of eight. But no letter comes to its closing in time (the one printed below is cut in the middle
+# of the word *Sincerely*): asked for a *short* one, the model goes on, and when it is given more room it often adds a
+# comment on the letter below the signature. Begun for it and signed for it, the letter has its form by construction.
+# That is the cheap end of {term}`constrained decoding`, which {ref}`sec-cl-constrained` carries on to whole forms.
 #
 # Now read the second letter. It has salutation, matter and closing, and it tells of a school of which nobody spoke. The
 # table cannot know: what it counts was forced to be right, and counting it proves nothing about the rest. The
@@ -327,11 +328,11 @@ print(written["begun and signed"][0])
 # ## A style, and what the best of n costs
 #
 # Can SmolLM2 write like Shakespeare? Two kinds of control compete once more. One asks. The other would be to mix our
-# GPT of {ref}`ch-gpt` into it, which has read nothing but Shakespeare: multiply the probabilities of both for the next
-# token. That is impossible here, and the reason is worth a sentence. A mixture adds up the probabilities of *the same*
-# next token, and the two models have different ones: 1,024 pieces against 49,152. What both can do is score a finished
-# text. Bits per byte was made for comparing across tokenizers ({ref}`ch-concepts`), so the GPT can be a *judge of
-# drafts*: draw $n$ of them, keep the one it finds most like Shakespeare, the {term}`best of n`.
+# GPT of {ref}`ch-gpt` into it, which has read nothing but Shakespeare: multiply the probabilities of both for the
+# next token. That is impossible here, and the reason is worth a sentence. The product needs from both models the
+# probability of *the same* next token, and the two have different ones: 1,024 pieces against 49,152. What both can do
+# is score a finished text. Bits per byte was made for comparing across tokenizers ({ref}`ch-concepts`), so the GPT
+# can be a *judge of drafts*: draw $n$ of them, keep the one it finds most like Shakespeare, the {term}`best of n`.
 #
 # As the score of a text $x$ we take how many bits a byte it is cheaper for the GPT than for a model of ordinary prose,
 # the trigram of Wikipedia above:
@@ -349,8 +350,8 @@ print(written["begun and signed"][0])
 #
 # ```{prf:theorem} The price of the best of n
 # :label: thm-wr-best
-# Draw $n$ texts independently from $P$ and keep the one with the highest score, where no two texts have the same score.
-# Let $P_n$ be the distribution of what is kept. Then
+# Draw $n$ texts independently from $P$ and keep the one with the highest score, where the score has a continuous
+# distribution, so that two draws are never equal. Let $P_n$ be the distribution of what is kept. Then
 #
 # $$
 # D_{\mathrm{KL}}(P_n \,\|\, P) = \log n - \frac{n-1}{n} .
@@ -370,9 +371,10 @@ print(written["begun and signed"][0])
 # ```
 #
 # So eight drafts move the text by at most $\log 8 - \frac78 = 1.2$ nats, *whatever the score*. A few nats for a whole
-# text is little: it chooses among what the model would have written anyway and makes nothing new likely. In exchange it
-# is safe: compare the several nats by which the hacked policy of {ref}`sec-ft-hacking` had left its reference. With
-# ties (as when we counted words above) the price is lower. A simulation agrees:
+# text is little: it chooses among what the model would have written anyway and makes nothing new likely. In exchange
+# it is safe: compare the several nats by which the hacked policy of {ref}`sec-ft-hacking` had left its reference.
+# Real texts are not quite like that: the same text may be drawn twice, and two texts may have one score (as when we
+# counted words above). Then the price is lower, and {eq}`eq-wr-best` is an upper bound. A simulation agrees:
 
 # %%
 rng = np.random.default_rng(0)
@@ -465,19 +467,22 @@ Markdown(tabulate(table, heads, tablefmt="pipe", disable_numparse=True))
 # %% [markdown]
 # Four things can be read off {numref}`tab-wr-style`.
 #
-# - *Asking for the style does little.* By either judge, the texts that were asked for it cannot be told from those that
-#   were not.
+# - *The judges disagree about asking.* By the score, the texts that were asked for the style are like those that were
+#   not. In the table the classifier agrees, on six texts; over all 36 drafts ({numref}`fig-wr-best`, right, at $n =
+#   1$) it gives those that were asked for the style a clearly higher mark, and by more than choosing adds to it.
 # - *Choosing does something.* The score of what is kept is higher, by construction. The classifier took no part, and
-#   sees the gain where the style had been asked for; with six texts its interval is wide. In {numref}`fig-wr-best` it is
-#   followed draft by draft: the first few drafts bring most of it, as {eq}`eq-wr-best` lets one expect.
-# - *A judge likes itself.* Our GPT gives its own texts a far better score than it gives Shakespeare. They are made of what
-#   it expects; people write what it does not ({ref}`ch-generation`). Whoever lets a model mark the texts of models
-#   measures this too.
-# - *The trivial baseline wins again.* Passages copied from the plays are perfect by both judges. The last column is
-#   there for them.
+#   sees the gain where the style had been asked for; with six texts its interval is wide. In {numref}`fig-wr-best` it
+#   is followed draft by draft: where the style was asked for, the second draft brings most of it; asked plainly, the
+#   curve goes up and down.
+# - *A judge likes itself.* Our GPT gives its own texts a far better score than it gives Shakespeare. They are made of
+#   what it expects; people write what it does not ({ref}`ch-generation`). (A part of the lead is form: its own texts
+#   keep the speakers' names and stage directions, and the held-out passages have lost the words in capitals.) Whoever
+#   lets a model mark the texts of models measures this too.
+# - *The trivial baseline is as good as the real thing.* Passages copied from the plays have the score of held-out
+#   Shakespeare, and the classifier takes every one of them for it. The last column is there for them.
 
 
-# %% mystnb={"figure": {"name": "fig-wr-best", "caption": "The best of n drafts, by the score that chooses and by the classifier that does not take part. Means over six scenes and all choices of n drafts among six."}, "image": {"alt": "Two line charts over n from 1 to 6. Left, the score rises for both ways of asking, quickly at first and then less. Right, the classifier's log-odds rise too, by less of their range."}} tags=["nbval-ignore-output"]
+# %% mystnb={"figure": {"name": "fig-wr-best", "caption": "The best of n drafts, by the score that chooses and by the classifier that does not take part. Means over six scenes and all choices of n drafts among six."}, "image": {"alt": "Two line charts over n from 1 to 6. Left, the score rises for both ways of asking, quickly at first and then less. Right, the classifier's log-odds start near zero where the style is asked for and near minus one where it is not; the first curve rises, the second is uneven and ends somewhat higher."}} tags=["nbval-ignore-output"]
 def best_of(values, by, n):
     """Mean value of what the highest score keeps, for all ways to take n drafts of a scene."""
     order = np.argsort(-by, 1)
@@ -512,8 +517,8 @@ for name in ("asked for the style", "asked for the style, best of 6", "our GPT")
 # (sec-wr-own)=
 # ### On your own text
 #
-# Every application of this book runs on a list of your own examples, and from the shell on a file of them (one example a
-# line; {ref}`ch-evaluation` has the formats). The model can be a folder of your own training, too.
+# Every application of this book runs on a list of your own examples, and from the shell on a file of them (one
+# example a line; {ref}`ch-evaluation` has the formats). The model can be a folder of your own training, too.
 
 # %% tags=["nbval-ignore-output"]
 mine = ["The old clock in the hall had stopped at", "Dear neighbours, the street will be closed"]
@@ -560,9 +565,9 @@ small = writing.usually_small(one.body for one in train)
 print(invented("Blair to visit Rome in 2006", "Tony Blair will visit Paris next year.", small))
 
 # %% [markdown]
-# **Trivial baseline.** The first seven words: news says first what is new. **Classical baselines.** The first clause, up
-# to a comma and ten words at most. The five words with the highest TF-IDF, in the order in which they come. And the
-# title of the most similar training article: a headline of professional quality, of another event.
+# **Trivial baseline.** The first seven words: news says first what is new. **Classical baselines.** The first clause,
+# up to a comma and ten words at most. The five words with the highest TF-IDF, in the order in which they come. And
+# the title of the most similar training article: a headline of professional quality, of another event.
 
 
 # %%
@@ -640,9 +645,10 @@ for other in ("first seven words", "SmolLM2, asked", "SmolLM2, three examples"):
 # {numref}`tab-wr-headlines` rewards reading it in three directions.
 #
 # *ROUGE.* The baselines that copy are strong, since the first words of a news article are a summary by trade. Asked,
-# SmolLM2 writes whole sentences, more than twice as long as a headline, and stays behind them or level with them; three
-# examples in front do not help. 60 steps of LoRA on 240 articles give it the right length and the highest mark, ahead of
-# both ways of asking by more than the interval. The lines above the text say which of the differences are safe to claim.
+# SmolLM2 writes whole sentences, more than twice as long as a headline, and stays behind them or level with them;
+# three examples in front do not help. 60 steps of LoRA on 240 articles give it the right length and the highest mark,
+# ahead of both ways of asking by more than the interval. The lines above the text say which of the differences are
+# safe to claim.
 #
 # *Invented.* What copies from the article hardly can, and the title of another event does so most of the time. The
 # printed headlines have a rate above zero too: a first name that the article spells out elsewhere, a number written
@@ -751,10 +757,10 @@ assert np.all(np.diff(log) >= -1e-9)
 print(f"as nltk's; t(Buch | book) = {ours['book', 'Buch']:.2f}; the likelihood never fell")
 
 # %% [markdown]
-# A phrase is then translated word by word, each into its likeliest translation, in the order of the source; a word that
-# was never seen is left as it is. For Chinese, which has no blanks, the pieces of the T5's own tokenizer serve as words.
-# Two more baselines: to *copy* the source; and a {term}`translation memory`, the target of the most similar training
-# source, with which every program for translators begins.
+# A phrase is then translated word by word, each into its likeliest translation, in the order of the source; a word
+# that was never seen is left as it is. For Chinese, which has no blanks, the pieces of the T5's own tokenizer serve
+# as words. Two more baselines: to *copy* the source; and a {term}`translation memory`, the target of the most similar
+# training source, with which every program for translators begins.
 
 
 # %%
@@ -840,17 +846,17 @@ for code, systems in translated.items():
 print("by chrF the T5 is ahead of copying, memory and SmolLM2, in both languages")
 
 # %% [markdown]
-# {numref}`tab-wr-phrases` can be read in two ways. From top to bottom: the model that was *trained* on such pairs is far
-# ahead, as in {ref}`ch-t5`, although it is a hundred times smaller than SmolLM2. Five examples in a prompt do not
-# teach French to a model that has hardly read any. Document 1's "fluent and accurate translations" were said of models
-# in general ({ref}`err-quality-claims`); here is one for which it is false, and in fluent rubbish at that.
+# {numref}`tab-wr-phrases` can be read in two ways. From top to bottom: the model that was *trained* on such pairs is
+# far ahead, as in {ref}`ch-t5`, although it is a hundred times smaller than SmolLM2. Five examples in a prompt do not
+# teach French to a model that has hardly read any. Document 1's "fluent and accurate translations" were said of
+# models in general ({ref}`err-quality-claims`); here is one for which it is false, and in fluent rubbish at that.
 #
-# From left to right: the columns disagree, and each is right about something. The dictionary of 1993 is second in French
-# by every measure, since most of a phrase is a list of names, and falls to nothing in Chinese, where a piece of BPE is
-# no word. The memory never equals a reference (each test phrase is new), yet BLEU and chrF give it a good part of the
-# points, in Chinese more than half: it answers with *another* date, or another country, in perfect wording. A measure of
-# overlap praises the wording. Exact match sees that the date is wrong. Which of them is the truth depends on what the
-# translation is for, and only the one who asks can say.
+# From left to right: the columns disagree, and each is right about something. The dictionary of 1993 is second in
+# French by every measure, since most of a phrase is a list of names, and falls to nothing in Chinese, where a piece
+# of BPE is no word. The memory never equals a reference (each test phrase is new), yet BLEU and chrF give it a good
+# part of the points, in Chinese about half of them: it answers with *another* date, or another country, in perfect
+# wording. A measure of overlap praises the wording. Exact match sees that the date is wrong. Which of them is the
+# truth depends on what the translation is for, and only the one who asks can say.
 
 # %% tags=["nbval-ignore-output"]
 for code in phrases:
@@ -866,10 +872,10 @@ for code in phrases:
 # (sec-wr-strings)=
 # ## Translation: the strings of a real program
 #
-# CLDR is regular. The messages of JupyterLab are not: menu entries, questions, explanations of settings, translated into
-# Chinese by volunteers, each in the way that seemed best. 1,944 pairs to train, some of them whole paragraphs. **Task,
-# measures:** as before, and one more. Names of programs, numbers and placeholders must come through unchanged: of the
-# Latin words and numbers that the reference keeps, the share that the translation keeps, too.
+# CLDR is regular. The messages of JupyterLab are not: menu entries, questions, explanations of settings, translated
+# into Chinese by volunteers, each in the way that seemed best. 1,944 pairs to train, some of them whole paragraphs.
+# **Task, measures:** as before, and one more. Names of programs, numbers and placeholders must come through
+# unchanged: of the Latin words and numbers that the reference keeps, the share that the translation keeps, too.
 
 # %% tags=["nbval-ignore-output"]
 strings = data.load_parallel("ui", "train")
@@ -880,8 +886,9 @@ print(
 )
 
 # %% [markdown]
-# The T5 is trained from nothing on these pairs alone. SmolLM2 is helped as much as we can: its examples are not the same
-# for all, but the three most similar pairs from the memory, so that a good answer may stand in the prompt already.
+# The T5 is trained from nothing on these pairs alone. SmolLM2 is helped as much as we can: its examples are not the
+# same for all, but the three most similar pairs from the memory, so that a good answer may stand in the prompt
+# already.
 
 # %%
 KEPT = re.compile(r"[A-Za-z][\w.+-]*|\d+|\$")
@@ -1012,20 +1019,20 @@ print(f"in eight turns: {sum(whole):,} tokens read without the cache, {sum(new):
 print("seconds to the first token, with it:", [f"{s:.2f}" for s in seconds])
 
 # %% [markdown]
-# {numref}`fig-wr-turns` is {ref}`ch-generation` once more, stretched over a conversation: without the cache the cost of
-# a turn grows with everything that was said before, and the sum over the turns with the square of their number. With it,
-# a turn costs what is new in it. The waiting time before the first token is now the same at the eighth turn as at the
-# second. What does grow is memory, 46 kB for each token of the conversation ({numref}`tab-llm-ladder`), and at 8,192
-# tokens it ends: then something must be left out, and nobody has told the model what it may forget.
+# {numref}`fig-wr-turns` is {ref}`ch-generation` once more, stretched over a conversation: without the cache the cost
+# of a turn grows with everything that was said before, and the sum over the turns with the square of their number.
+# With it, a turn costs what is new in it. The waiting time before the first token is now the same at the eighth turn
+# as at the second. What does grow is memory, 46 kB for each token of the conversation ({numref}`tab-llm-ladder`), and
+# at 8,192 tokens it ends: then something must be left out, and nobody has told the model what it may forget.
 #
 # (sec-wr-memory)=
 # ### What is remembered
 #
 # The conversation stands in the context, word for word. Is it used? **Task:** a code word is told, then come $k$ turns
 # about other things, then the word is asked for. **Data:** twelve words for each distance, fillers written beforehand
-# (the assistant's part as well, so that nothing but the distance differs). In the last row the word is *changed* on the
-# way. **Baselines:** one guess among the 24 words of the list; and a regular expression that finds the last *code word
-# is*, which is always right.
+# (the assistant's part as well, so that no answer of the model gets in the way; words and fillers are drawn anew for
+# each distance). In the last row the word is *changed* on the way. **Baselines:** one guess among the 24 words of the
+# list; and a regular expression that finds the last *code word is*, which is always right.
 
 # %%
 FILLERS = """Name a colour. | Blue. || What is two plus two? | Four. || Name a fruit. | An apple.
@@ -1076,12 +1083,12 @@ Markdown(
 )
 
 # %% [markdown]
-# The word stands in the context in every row of {numref}`tab-wr-memory`, and the model can attend to it at any distance.
-# Asked at once, it finds it in somewhat more than half of the conversations. After three turns about other things it
-# names it hardly ever, and answers with the word *code*, or goes on with the fillers. So "the context has 8,192 tokens"
-# says what fits and not what is used. Large models are far better at this and lose things in the middle of long
-# contexts all the same {cite}`liu2024lost`. Whoever needs a fact to be remembered puts it into the last message, or
-# keeps it in a table beside the model: the regular expression is right every time.
+# The word stands in the context in every row of {numref}`tab-wr-memory`, and the model can attend to it at any
+# distance. Asked at once, it finds it in somewhat more than half of the conversations. After three turns about other
+# things it names it hardly ever, and answers with the word *code*, or goes on with the fillers. So "the context has
+# 8,192 tokens" says what fits and not what is used. Large models are far better at this and lose things in the middle
+# of long contexts all the same {cite}`liu2024lost`. Whoever needs a fact to be remembered puts it into the last
+# message, or keeps it in a table beside the model: the regular expression is right every time.
 #
 # (sec-wr-instructions)=
 # ### What is obeyed
@@ -1147,10 +1154,11 @@ print("a constant always obeys; SmolLM2 in fewer than half of the cases")
 # %% [markdown]
 # The two columns in the middle of {numref}`tab-wr-instructions` must be read together with the first. SmolLM2 knows
 # these capitals (they are the famous ones; {ref}`sec-llm-capitals` has the others). An instruction about the *form*
-# mostly changes nothing: a whole sentence is the form in which it was taught to answer, and a sentence comes. Where the
-# form is kept, in the lists and now and then in JSON, the content suffers: the JSON holds the country in place of its
-# capital, the three points are one point three times. Obeying and being right are two abilities, and their conjunction,
-# in the last column, is what an application needs.
+# mostly changes nothing: a whole sentence is the form in which it was taught to answer, and a sentence comes. Where
+# JSON comes, the content suffers: it holds the country in place of its capital, or something else that is wrong.
+# Where a list of three points comes, the capital is right each time; in the printed answer it is one point three
+# times. Obeying and being right are two abilities, and their conjunction, in the last column, is what an application
+# needs.
 #
 # Nobody has to hope for the form, though. JSON can be forced ({ref}`sec-cl-constrained`), lower case is one call of a
 # function, and sixteen steps of LoRA taught a format in {ref}`ch-finetuning`. Prompting is the weakest of the four.
@@ -1192,10 +1200,11 @@ for country, text in list(zip(NOWHERE, doubts["as it comes", "invented"], strict
 
 # %% [markdown]
 # {numref}`tab-wr-refusal`: it answers, nearly always, about countries that do not exist, in the sentence that it has
-# learnt for such questions, with a capital that sounds like the country. That is {term}`hallucination` with nothing to
-# be mistaken about. The sentence in the system's message, *say that you do not know*, adds no doubt where it belongs
-# and costs right answers where it does not. The constant in the first row is the fair comparison for the last column,
-# and shows why no column can stand alone.
+# learnt for such questions, with a capital that sounds like the country. That is {term}`hallucination` with nothing
+# to be mistaken about. The sentence in the system's message, *say that you do not know*, adds one doubt in twenty
+# where doubt belongs, which may be chance, and costs five right answers in twenty where it does not. (It also takes
+# the place of the message that SmolLM2 was trained with, so not all of the loss need be its own.) The constant in the
+# first row is the fair comparison for the last column, and shows why no column can stand alone.
 #
 # Why does it not doubt? Nothing in its training made that pay: every question it has seen was followed by an answer
 # ({ref}`sec-llm-chat`). The model's probabilities know more than its words ({ref}`ch-t5`), and looking things up before
@@ -1213,7 +1222,8 @@ print(tool(["What is a good name for a cat?"]))
 # python -m minilm serve
 # ```
 #
-# The second command opens the same model as a page in the browser, with the probabilities of the tokens beside the text.
+# The second command opens the same model as a page in the browser, with the probabilities of the tokens beside the
+# text.
 #
 # **Limit.** Twenty questions of one kind. The intervals say how much that is worth for questions *of this kind*, and
 # nothing about others.
@@ -1221,8 +1231,8 @@ print(tool(["What is a good name for a cat?"]))
 # (sec-wr-all)=
 # ## All applications of the five documents
 #
-# Each of the essays has a section on practical applications, and none has a number. {numref}`tab-wr-all` lists what they
-# name, and where this book has measured it: with data, baselines, an interval and failures.
+# Each of the essays has a section on practical applications, and none has a number. {numref}`tab-wr-all` lists what
+# they name, and where this book has measured it: with data, baselines, an interval and failures.
 #
 # ```{list-table} What the documents say that language models are for, and where it is measured.
 # :name: tab-wr-all
@@ -1298,10 +1308,10 @@ for application in applications.APPLICATIONS.values():
 # what it does not know it makes up. Each of these can be mended outside the model, by forcing a form, choosing among
 # drafts, looking up a fact, and each of the mends was better than the better request.
 #
-# *And how would one notice that it has failed?* Not by reading a sample, since the samples are fluent. By a number that
-# a program can count, an interval, and a baseline that obeys without understanding anything. Where a template, a copy or
-# a constant is perfect, the number does not measure what one wanted to know; and where a model cannot beat them, one
-# knows enough.
+# *And how would one notice that it has failed?* Not by reading a sample, since the samples are fluent. By a number
+# that a program can count, an interval, and a baseline that obeys without understanding anything. Where a template, a
+# copy or a constant is perfect, the number does not measure what one wanted to know; and where a model cannot beat
+# them, one knows enough.
 #
 # ## What we learnt
 #
@@ -1309,8 +1319,8 @@ for application in applications.APPLICATIONS.values():
 # - Control by asking is a hope; control by decoding (words that are already written, the best of several drafts) is a
 #   fact. The best of $n$ leaves the model by $\log n - \frac{n-1}{n}$ nats and no more.
 # - Whoever chooses must not mark.
-# - For headlines, some hundred examples and LoRA beat every way of asking; seven copied words are a strong baseline, and
-#   never invent anything.
+# - For headlines, some hundred examples and LoRA beat every way of asking; seven copied words are a strong baseline,
+#   and never invent anything.
 # - A metric of overlap does not see an invented number. Count those apart.
 # - Where texts repeat, a memory that copies is the system to beat; where they follow rules, the trained model is.
 # - A model has no memory but its context; a cache makes each turn cost what is new in it.
@@ -1322,7 +1332,8 @@ for application in applications.APPLICATIONS.values():
 # :label: ex-wr-distinct
 #
 # Write `distinct(texts, n)`: the number of different $n$-grams of words in all texts together, over the number of
-# $n$-grams. A text is a list of words, and no $n$-gram reaches from one text into the next. Without an $n$-gram it is 1.
+# $n$-grams. A text is a list of words, and no $n$-gram reaches from one text into the next. Without an $n$-gram it is
+# 1.
 # ```
 
 
@@ -1342,7 +1353,7 @@ def distinct(texts, n):
 # %% tags=["check"]
 same = "a b c d".split()
 assert distinct([same], 2) == 1 and distinct([same, same], 2) == 0.5
-assert distinct([["a", "b"], ["c", "a"]], 2) == 1, "b c is in neither text"
+assert distinct([["a", "b"], ["c", "b"], ["c", "d"]], 2) == 1, "b c is in no text"
 assert distinct([["a"], []], 2) == 1, "no pair at all"
 for texts in (stories["template"], stories["asked, greedy"]):
     lists = [words(text) for text in texts]
@@ -1384,9 +1395,9 @@ print("drafts for 95 %:", [drafts_needed(p, 0.95) for p in (0.1, 0.3, 0.6)])
 # ```{exercise} chrF by hand
 # :label: ex-wr-chrf
 #
-# Write `chrf_of(ours, right)` for one sentence, without blanks: for each $n$ from 1 to 6 the precision and the recall of
-# character $n$-grams, counted as in BLEU, each averaged over those $n$ for which both sides have an $n$-gram; then $F =
-# 100 \cdot 5 P R / (4 P + R)$, in which recall counts double. No overlap at all gives 0.
+# Write `chrf_of(ours, right)` for one sentence, without blanks: for each $n$ from 1 to 6 the precision and the recall
+# of character $n$-grams, counted as in BLEU, each averaged over those $n$ for which both sides have an $n$-gram; then
+# $F = 100 \cdot 5 P R / (4 P + R)$, in which recall counts double. No overlap at all gives 0.
 # ```
 
 
@@ -1405,7 +1416,7 @@ def chrf_of(ours, right):
         if mine and theirs:
             precisions.append((mine & theirs).total() / mine.total())
             recalls.append((mine & theirs).total() / theirs.total())
-    P, R = np.mean(precisions), np.mean(recalls)
+    P, R = (np.mean(side) if side else 0.0 for side in (precisions, recalls))
     return 100 * 5 * P * R / (4 * P + R) if P + R else 0.0
 
 
@@ -1414,7 +1425,10 @@ for code, systems_of in translated.items():
     for (_, right), ours in zip(phrases[code][:20], systems_of["T5"], strict=False):
         theirs = metrics.chrf([ours], [right]).value
         assert abs(chrf_of(ours, right) - theirs) < 0.01, (ours, right)
-assert chrf_of("abc", "xyz") == 0 and abs(chrf_of("dans 3 jours", "dans 3 jours") - 100) < 1e-9
+assert (
+    chrf_of("abc", "xyz") == chrf_of("", "abc") == 0
+    and abs(chrf_of("dans 3 jours", "dans 3 jours") - 100) < 1e-9
+)
 assert chrf_of("abcdef", "abcdefghij") < chrf_of("abcdefghij", "abcdef"), "recall counts double"
 print("as sacrebleu's")
 
@@ -1451,13 +1465,14 @@ assert tokens_read([10, 20], [5, 7], True) == 42
 assert tokens_read([10, 20], [5, 7], False) == 57, "the second turn reads the first again"
 m = [8] * 30
 assert tokens_read(m, [0] * 30, False) == 8 * 30 * 31 // 2, "m k (k + 1) / 2"
+assert tokens_read([1, 1, 1], [10, 10, 10], False) == 66, "every earlier answer is read again"
 print("with and without")
 
 # %% [markdown]
 # ## Further reading
 #
-# - {cite}`li2016diversity` on distinct-$n$ and dull answers; {cite}`pillutla2021` compare the distribution of texts with
-#   that of people in place of single texts.
+# - {cite}`li2016diversity` on distinct-$n$ and dull answers; {cite}`pillutla2021` compare the distribution of texts
+#   with that of people in place of single texts.
 # - {cite}`stiennon2020` tuned summaries on the choices of people, used the best of $n$, and saw both over-optimised.
 # - {cite}`maynez2020` on summaries that say what is not in the text.
 # - {cite}`papineni2002` on BLEU, {cite}`post2018` on why its number needs a signature, {cite}`popovic2015` on chrF.
