@@ -288,7 +288,7 @@ def test_stopped_at_any_write_it_ends_with_the_same_bits(place, half, tmp_path, 
 
 
 def test_ctrl_c_is_heard_after_the_step_and_nothing_is_lost(tmp_path, undisturbed, capsys):
-    out = tmp_path / "out"
+    out, usual = tmp_path / "out", signal.getsignal(signal.SIGINT)  # a shell's background jobs ignore it
 
     def interrupted(step: int) -> Batch:
         if step == 4:
@@ -297,7 +297,7 @@ def test_ctrl_c_is_heard_after_the_step_and_nothing_is_lost(tmp_path, undisturbe
 
     with pytest.raises(KeyboardInterrupt, match="stopped after step 5: the same command goes on from there"):
         run(out, stream=interrupted)
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is usual
     steps = []
     log = run(out, stream=lambda step: steps.append(step) or STREAM(step), progress=True)
     assert steps[1:] == list(range(5, 12))  # the first batch is drawn to know the data by
