@@ -25,14 +25,13 @@
 # logarithms. No earlier chapter. The symbols are those of {ref}`page-notation`; words set as
 # links, such as {term}`token`, are explained in {ref}`page-glossary`.
 #
-# **The plan.** We play a guessing game and give it a score. To see where the score comes from we
-# take it apart: a language model is a probability distribution over texts, the chain rule turns it
-# into a guess per position, and the text itself holds the right answers. We then work through
-# likelihood, cross-entropy, perplexity and bits per byte on a corpus of ten words, small enough to
-# check with a pencil. How these ideas hang together is the core of the subject, rather than how
-# programs call each other ({ref}`err-coupling`). With the ruler in hand we measure: how much more data helps, what a model
-# can tell and what it cannot, and how far plain counting gets. The chapter ends with a dated map
-# of the models that came after.
+# **The plan.** We play a guessing game and give it a score. To see where the score comes from we take it apart: a
+# language model is a probability distribution over texts, the chain rule turns it into a guess per position, and the
+# text itself holds the right answers. We then work through likelihood, cross-entropy, perplexity and bits per byte on
+# a corpus of ten words, small enough to check with a pencil. How these ideas hang together is the core of the
+# subject, rather than how programs call each other ({ref}`err-coupling`). With the ruler in hand we measure: how much
+# more data helps, what a model can tell and what it cannot, and how far plain counting gets. The chapter ends with a
+# dated map of the models that came after.
 
 # %%
 import bz2
@@ -141,9 +140,9 @@ for order in range(1, 6):
 # Each step of memory helps. The best of our players names a little more than half of the
 # characters at the first try. That is fewer than Shannon's subject, though his alphabet was easier
 # (26 letters and a space, no capitals, no punctuation) and his text was another. The share of
-# first guesses is a poor score all the same: it ignores whether a wrong guess was a near miss, and
-# how confident a right one was. The mean surprise uses the whole distribution. The rest of this
-# chapter explains why it is *the* measure, and what its unit means.
+# first guesses is a poor score all the same: it ignores whether a wrong guess was a near miss, and how confident a
+# right one was. The mean surprise looks at neither rank nor first place, but at the probability that the player gave
+# to the character that came. The rest of this chapter explains why it is *the* measure, and what its unit means.
 #
 # (sec-lm-distribution)=
 # ## A probability for every text
@@ -360,7 +359,8 @@ for (h, w), p in sorted(table.items()):
 # $\theta$ while the data stay fixed. Over the nine words that follow the first, by the chain rule,
 #
 # $$
-# P_\theta(w_2, \dots, w_{10} \mid w_1) = \tfrac{2}{3} \cdot \tfrac{1}{2} \cdot 1 \cdot 1 \cdot \tfrac{1}{3} \cdot 1 \cdot 1 \cdot \tfrac{2}{3} \cdot \tfrac{1}{2} = \tfrac{1}{27}.
+# P_\theta(w_2, \dots, w_{10} \mid w_1) = \tfrac{2}{3} \cdot \tfrac{1}{2} \cdot 1 \cdot 1 \cdot \tfrac{1}{3} \cdot 1
+# \cdot 1 \cdot \tfrac{2}{3} \cdot \tfrac{1}{2} = \tfrac{1}{27}.
 # $$
 #
 # Check the factors against the table: *the → cat*, *cat → sat*, *sat → on*, *on → the*, *the →
@@ -412,10 +412,8 @@ print(f"sum of their logarithms: {scored.sum().item():.3e}")
 # for the Lagrange multiplier of the constraint and set the derivative to zero:
 #
 # $$
-# \begin{aligned}
-# 0 &= \frac{\partial}{\partial P(w \mid h)} \Bigl[ \sum_{u} c(h, u) \log P(u \mid h) - \lambda \Bigl( \sum_{u} P(u \mid h) - 1 \Bigr) \Bigr] \\
-# &= \frac{c(h, w)}{P(w \mid h)} - \lambda .
-# \end{aligned}
+# \begin{aligned} 0 &= \frac{\partial}{\partial P(w \mid h)} \Bigl[ \sum_{u} c(h, u) \log P(u \mid h) - \lambda \Bigl(
+# \sum_{u} P(u \mid h) - 1 \Bigr) \Bigr] \\ &= \frac{c(h, w)}{P(w \mid h)} - \lambda . \end{aligned}
 # $$ (eq-lm-lagrange)
 #
 # So $P(w \mid h) = c(h, w) / \lambda$: the probabilities are proportional to the counts. They sum
@@ -605,9 +603,9 @@ for order in 2, 3, 5:
     print(f"order {order}: {impossible:.3%} impossible characters, mean {nats.mean():.1f} nats")
 
 # %% [markdown]
-# A single impossible character is enough. Remedies are called {term}`smoothing`, and
-# {ref}`ch-ngram` is about them. From here on, every score is measured on text that the model has
-# not seen, and every model is smoothed.
+# A single impossible character is enough. Remedies are called {term}`smoothing`, and {ref}`ch-ngram` is about them.
+# From here on, every score on real text is measured on text that the model has not seen, and the models behind these
+# scores are smoothed; only the ten words are still scored by their own table.
 #
 # (sec-lm-perplexity)=
 # ## Perplexity
@@ -708,8 +706,7 @@ Markdown(tabulate(rulers, headers, tablefmt="pipe", floatfmt=formats, intfmt=","
 # In {numref}`tab-lm-rulers` the character model has by far the lowest perplexity and is
 # nevertheless the worst of the three: it makes an easy choice very often, the word model a hard
 # one rarely. In bits per byte the three stand side by side. That they differ at all is a fact
-# about the models: three tokens of context are three letters in one row and three words in
-# another.
+# about the models: two tokens of context are two letters in one row and two words in another.
 #
 # The interval comes from a {term}`bootstrap`: we draw blocks of 2,000 bytes from the validation
 # text with replacement, score the new text, and repeat. It says how far the number could move if
@@ -1256,14 +1253,13 @@ for kind, results in preferred.items():
 print(len(passages), "passages")
 
 # %% [markdown]
-# {numref}`fig-lm-minimal-pairs` has a lesson in every row. Take the shuffled words first. Order 2
-# sees one character back, and seems to know word order in 95 percent of the cases. It knows
-# nothing of the kind. If all words are shuffled, a capital letter leaves the start of the line and
-# a comma leaves its end, and that is what it notices. If only inner words are shuffled, both
-# versions consist of the same pairs of characters, order 2 gives them *exactly* the same
-# probability, and the advantage is gone. A pair has to be minimal, or one measures something else.
-# From order 3 on the models do know something about the order of words, since two or four
-# characters reach across a space: *of the* beats *the of*.
+# {numref}`fig-lm-minimal-pairs` has a lesson in every row. Take the shuffled words first. Order 2 sees one character
+# back, and seems to know word order in 95 percent of the cases. It knows nothing of the kind. If all words are
+# shuffled, a capital letter leaves the start of the line and a comma leaves its end, and that is what it notices. If
+# only inner words are shuffled, both versions consist of the same pairs of characters, order 2 gives them *exactly*
+# the same probability, and the advantage is gone. A pair has to be minimal, or one measures something else. From
+# order 3 on the models do know something about the order of words, since two to four characters reach across a space:
+# *of the* beats *the of*.
 #
 # With lines the same caution applies. Most of what the models seem to know about the order of
 # *all* lines is that a speech ends in a full stop. With inner lines only, order 5 still does
@@ -1380,9 +1376,10 @@ print(len(passages), "passages")
 #   - Small enough for a laptop; the model this book will run.
 # ```
 #
-# Years are those in which a model first became public; the papers on attention, BERT, T5 and BART
-# appeared in print a year later. The last column simplifies: no paper changed only one thing. The
-# list of document 003 names no variant at all ({ref}`err-architectures`).
+# Years are those in which a model first became public, with two exceptions that stand under the year of their paper:
+# the feed-forward network was first shown in 2000, and SmolLM2 was released in 2024. The papers on attention, BERT,
+# T5 and BART appeared in print a year after the models. The last column simplifies: no paper changed only one thing.
+# The list of document 003 names no variant at all ({ref}`err-architectures`).
 #
 # **How large is large?** Document 001 says that GPT, BERT, T5 and BART have "usually between
 # billions and hundreds of billions" of parameters. The papers give the numbers themselves; only
@@ -1426,9 +1423,8 @@ inside = [name for name, _, _, large in published if large >= 2_000]
 print(f"{len(inside)} of {len(published)} reach two billion parameters:", ", ".join(inside))
 
 # %% [markdown]
-# {numref}`fig-lm-map` corrects the sentence ({ref}`err-parameters`): of the four names in it, BERT
-# and BART lie below half a billion, and GPT and T5 span two to three orders of magnitude each.
-# Counts:
+# {numref}`fig-lm-map` corrects the sentence ({ref}`err-parameters`): of the four names in it, BERT and BART lie below
+# half a billion, and GPT and T5 span two to three orders of magnitude each. Counts:
 # {cite}`sutskever2014,jozefowicz2016,vaswani2017,radford2019,devlin2019,liu2019roberta,raffel2020,brown2020,touvron2023llama,benallal2025`.
 # "Large" has no border; better give the number.
 #

@@ -244,7 +244,8 @@ Markdown(tabulate(rows, heads, tablefmt="pipe", disable_numparse=True))
 # %% [markdown]
 # The last column is the telling one. There are 0.16 different word bigrams per token, and 0.78 different 5-grams: at
 # order 5 the table has all but stopped summarising the text and started storing it. Most n-grams of a long order are
-# met once in the whole corpus, as most words are (a {term}`hapax legomenon`, see Zipf's law in {ref}`ch-text`).
+# met once in the whole corpus, as two fifths of the different words are (a {term}`hapax legomenon`, see
+# {ref}`ch-text`).
 #
 # What matters is fresh text. {numref}`fig-ng-sparsity` asks, for every position of the validation plays, whether the
 # n-gram there occurs anywhere in the training plays. On the right we shrink the training text to a sixty-fourth, a
@@ -263,7 +264,7 @@ SIZES = (64, 16, 4, 1)
 parts = {s: count(train["word"][: len(train["word"]) // s], 5, 8192) for s in SIZES}
 by_size = {s: unseen(parts[s], fresh["word"]) for s in SIZES}
 
-# %% mystnb={"figure": {"name": "fig-ng-sparsity", "caption": "Share of the n-grams of the validation plays that never occur in the training plays: by order and unit (left), and for words by order and size of the training text (right)."}, "image": {"alt": "Two line charts. Left: the unseen share rises with the order, to 0.73 for words at order 5, to 0.90 for BPE at order 6 and to 0.34 for bytes at order 8. Right: for each word order the unseen share falls as training text grows, steeply for bigrams and hardly at all for 5-grams."}}
+# %% mystnb={"figure": {"name": "fig-ng-sparsity", "caption": "Share of the n-grams of the validation plays that never occur in the training plays: by order and unit (left), and for words by order and size of the training text (right)."}, "image": {"alt": "Two line charts. Left: the unseen share rises with the order, to 0.73 for words at order 5, to 0.90 for BPE at order 6 and to 0.34 for bytes at order 8. Right: for each word order the unseen share falls as training text grows, from 0.40 to 0.08 for bigrams and from 0.93 to 0.73 for 5-grams."}}
 left, right = plots.panels(2, size=(8.4, 3.4))
 gaps = {unit: share + [np.nan] * (8 - len(share)) for unit, share in by_unit.items()}
 plots.lines(range(1, 9), gaps, "order n", "unseen share of validation n-grams", ax=left)
@@ -286,7 +287,7 @@ glue("ng_unseen5_small", by_size[64][4], display=False)
 # %% [markdown]
 # Counted in words, a share of {glue:text}`ng_unseen2:.2f` of the fresh bigrams and {glue:text}`ng_unseen5:.2f` of the
 # fresh 5-grams have never been seen. And more data is a slow way out: with a sixty-fourth of the text the second
-# number is {glue:text}`ng_unseen5_small:.2f`, so 64 times as much text has hardly dented it. This is
+# number is {glue:text}`ng_unseen5_small:.2f`, so 64 times as much text has lowered it by a fifth. This is
 # {term}`sparsity`. It has a plain consequence: the maximum likelihood model has infinite perplexity on any real text.
 # At how many positions does the bigram model say "impossible"?
 
@@ -369,7 +370,7 @@ picture(jelinek_mercer)
 # $k = 1$ it is Laplace's rule of succession, for general $k$ Lidstone's {cite}`lidstone1920`. By hand: "the" was
 # followed 10 times, and $V = 16$, so $P(\text{house} \mid \text{the}) = (4 + 1)/(10 + 16)$.
 
-# %% mystnb={"figure": {"name": "fig-ng-addk", "caption": "Add-one smoothing in one picture: the words seen after \"the\" lose more than half of their probability to words that were never there."}, "image": {"alt": "Bars for seven words after the word the. House falls from 0.40 to 0.19, and dog, Jack and that rise from zero to 0.04 each."}}
+# %% mystnb={"figure": {"name": "fig-ng-addk", "caption": "Add-one smoothing in one picture: the words seen after \"the\" lose nearly half of their probability to words that were never there."}, "image": {"alt": "Bars for seven words after the word the. House falls from 0.40 to 0.19, and dog, Jack and that rise from zero to 0.04 each."}}
 add_one = ngram.AddK(pair_toy, k=1.0)
 by_hand = torch.tensor(
     [(pairs["the", word] + 1) / (10 + 16) for word in words], dtype=torch.float64
@@ -527,8 +528,9 @@ print(f"the seen words keep {row[seen].sum():.3f}; gamma = {gamma:.3f}")
 picture(katz)
 
 # %% [markdown]
-# In {numref}`fig-ng-katz` the unseen words differ at last. For many years this was the usual choice in speech
-# recognition {cite}`chengoodman1999`.
+# In {numref}`fig-ng-katz` the unseen words differ again, as they did in {numref}`fig-ng-jm`. (The rhyme is too short
+# for Katz's discounts; here each count of 1 to 5 pays a fixed half.) For many years this was the usual choice in
+# speech recognition {cite}`chengoodman1999`.
 #
 # ## Witten–Bell: a new word is an event
 #
@@ -620,7 +622,7 @@ ratio = np.where(table.counts >= 50, table.counts / np.maximum(spread, 1), 0)
 plain = tokenizers["word"].tokens
 inside = [i for i in np.argsort(-ratio, kind="stable") if plain[table.keys[i]].startswith(" ")]
 
-# %% mystnb={"figure": {"name": "tab-ng-francisco", "caption": "The Franciscos of Shakespeare: words seen at least 50 times inside a line, with the fewest different words before them."}}
+# %% mystnb={"figure": {"name": "tab-ng-francisco", "caption": "The Franciscos of Shakespeare: words seen at least 50 times inside a line, with the highest count for each different word before them."}}
 rows = []
 for i in inside[:12]:
     word = int(table.keys[i])
@@ -840,8 +842,9 @@ Markdown(tabulate(rows, heads, tablefmt="pipe", floatfmt="+.4f"))
 
 # %% [markdown]
 # Every one of these differences is real, although most intervals in {numref}`tab-ng-methods` overlap. One goes the
-# wrong way: absolute discounting by itself is slightly *worse* than Witten–Bell. The great step is the next one,
-# where nothing changes but the counts of the lower orders. So the value of Kneser–Ney lies in
+# wrong way: absolute discounting by itself is slightly *worse* than Witten–Bell. The great step is the next one. It
+# goes from order 3 to order 4 as well, but at equal order, where nothing changes but the counts of the lower orders,
+# {numref}`tab-ng-methods` still shows 0.06 bits at order 3 and 0.13 at order 4. So the value of Kneser–Ney lies in
 # {eq}`eq-ng-continuation` and not in its discount. And what order 5 adds to order 4 is real, and negligible: an
 # interval tells the two apart. All this holds *for these four plays*; another author is another question, and the
 # next section asks it.
@@ -933,7 +936,7 @@ gains = [round((a - b) / 2, 3) for a, b in pairwise(last)]
 print("5-gram: bits per byte gained per doubling of the text, stage by stage:", gains)
 
 # %% [markdown]
-# The unigram model has learnt all it can after the first slice. The 5-gram gains with each doubling, and each
+# The unigram model has learnt nearly all it can after the first slice. The 5-gram gains with each doubling, and each
 # doubling gains a little less than the one before. Web-scale counting went this way to its end: two trillion tokens
 # and a back-off without any normalisation at all, good enough because there is so little left to smooth
 # {cite}`brants2007`. More data helps, by less and less ({ref}`err-more-data`; {numref}`tab-ng-sizes` has the
@@ -958,8 +961,8 @@ for n in orders:
     print(f"--- order {n}\n{tokenizers['BPE'].decode(write(writers[n], 80)).strip()}")
 
 # %% [markdown]
-# Order 1 is a bag of word pieces. Order 2 spells, order 3 finds phrases; from order 4 on there are speakers, stage
-# directions and half-lines that could be in a play. None of it adds up to a sentence. The same table *without*
+# Order 1 is a bag of word pieces. Order 2 spells, order 3 finds phrases and a stage direction; from order 4 on there
+# are speakers and half-lines that could be in a play. None of it adds up to a sentence. The same table *without*
 # smoothing writes far better:
 
 # %%
@@ -1252,7 +1255,7 @@ def added_bits(model, word, synonym, stream=fresh["word"]):
     )
 
 
-# %% mystnb={"figure": {"name": "fig-ng-synonyms", "caption": "Added bits when a word of the validation plays is replaced by a synonym, and on average by 20 words as frequent as the synonym but unrelated; word trigram model."}, "image": {"alt": "Dot chart with one row a word pair. For each pair the two marks lie a bit or two apart, the synonym usually on the left; on average 7.2 bits for synonyms and 8.9 for unrelated words."}}
+# %% mystnb={"figure": {"name": "fig-ng-synonyms", "caption": "Added bits when a word of the validation plays is replaced by a synonym, and on average by 20 words as frequent as the synonym but unrelated; word trigram model."}, "image": {"alt": "Dot chart with one row a word pair. In every row the synonym lies on the left, by 0.2 to 3.4 bits; on average 7.2 bits for synonyms and 8.9 for unrelated words."}}
 paid = {f"{a} → {b}": added_bits(readers[3], a, b) for a, b in usable.items()}
 ax = plots.dots(list(paid), [s for s, _ in paid.values()], "added bits", name="synonym")
 plots.dots(
@@ -1321,10 +1324,10 @@ Markdown(
 # ## The bar
 #
 # Orders are chosen, on validation. Now the {term}`test set`, for the first and only time in this chapter
-# ({ref}`err-order`, {ref}`err-validation`). Beside our models stand baselines that know no language: uniform bytes, byte frequencies, and
-# two general-purpose compressors. Compression and prediction are one task: a model that needs $b$ bits per byte
-# compresses to $b/8$ of the size ({ref}`ch-concepts`). `bz2` and `lzma` get two chances: the test text alone, and the
-# extra bytes it costs after the training text.
+# ({ref}`err-order`, {ref}`err-validation`). Beside our models stand baselines that know no language: uniform bytes,
+# byte frequencies, and two general-purpose compressors. Compression and prediction are one task: a model that needs
+# $b$ bits per byte compresses to $b/8$ of the size ({ref}`ch-concepts`). `bz2` and `lzma` get two chances: the test
+# text alone, and the extra bytes it costs after the training text.
 
 
 # %%
@@ -1396,9 +1399,9 @@ print(f"Shakespeare test, BPE minus words: {gap:+.3f} [{low:+.3f}, {high:+.3f}]"
 #
 # *How far can counting alone take us?* From 8 bits per byte to {glue:text}`ng_bar_shakespeare:.2f` on unseen plays,
 # ahead of both general-purpose compressors in {numref}`tab-ng-bar`, in a minute of computing and without a single
-# trained parameter. *Where must it fail?* Where the evidence stands outside the window, where the words are new but
-# their meaning is not, and where the text comes from elsewhere. More text pushes these walls back, by a smaller step
-# with each doubling; it does not remove them.
+# step of gradient descent. *Where must it fail?* Where the evidence stands outside the window, where the words are
+# new but their meaning is not, and where the text comes from elsewhere. More text pushes these walls back, by a
+# smaller step with each doubling; it does not remove them.
 #
 # ## What we learnt
 #

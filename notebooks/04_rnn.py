@@ -202,7 +202,7 @@ assert abs(H - H_counted) < 1e-3 and gap < 1e-3
 print(f"nats per token: network {H:.3f}, counting {H_counted:.3f}")
 print("after contexts seen 1,000 times no probability differs by 0.001:", bool(gap < 1e-3))
 
-# %% mystnb={"figure": {"name": "fig-rnn-bigram", "caption": "A softmax bigram network in training: bits per byte on the training plays, where it falls to the count table's value, and on the validation plays, where it passes a minimum. Flat lines: counting, and the Kneser-Ney bigram on the validation plays."}, "image": {"alt": "Line chart over steps, logarithmic. The training curve falls from 4.2 bits to a flat line. The validation curve falls with it at first, reaches a minimum after a few dozen steps just above the flat line of the Kneser-Ney bigram, and then rises."}}
+# %% mystnb={"figure": {"name": "fig-rnn-bigram", "caption": "A softmax bigram network in training: bits per byte on the training plays, where it falls to the count table's value, and on the validation plays, where it passes a minimum. Flat lines: counting, and the Kneser-Ney bigram on the validation plays."}, "image": {"alt": "Line chart over steps, logarithmic. The training curve falls from about 4 bits to a flat line. The validation curve falls with it at first, reaches a minimum after a few dozen steps just above the flat line of the Kneser-Ney bigram, and then rises."}}
 two = ngram.ModifiedKneserNey(count(ids["train"], 2, V))
 kn2 = evaluate.score(two, tokenizer, text["validation"]).bits_per_byte
 train_curve, validation_curve = zip(*curve, strict=True)
@@ -281,9 +281,9 @@ print(f"{parameters(mlp):,} parameters; a table of order 5 has {V**5:.1e} cells"
 # ### Training on pieces of text
 #
 # No table of counts stands behind this loss, so we cannot take the whole text at each step. We take a random handful
-# of short pieces, a {term}`batch`, and follow the gradient of their mean loss: a noisy estimate of the slope that costs
-# a thousandth of the true one. The loop below is the one by which every model in this chapter is trained. The rate
-# rises at first and then falls to zero; `clip_grad_norm_` will be explained when we need it
+# of short pieces, a {term}`batch`, and follow the gradient of their mean loss: a noisy estimate of the slope that
+# costs a three-thousandth of the true one. The loop below is the one by which every model in this chapter is trained.
+# The rate rises at first and then falls to zero; `clip_grad_norm_` will be explained when we need it
 # ({ref}`sec-rnn-vanishing`). {ref}`ch-training` treats each of these choices properly.
 
 
@@ -350,10 +350,10 @@ glue("rnn_tokens", STEPS * 512 / len(ids["train"]), display=False)
 glue("rnn_kn5", bar.bits_per_byte, display=False)
 
 # %% [markdown]
-# {glue:text}`rnn_mlp:.2f` bits per byte: not close to Kneser–Ney's {glue:text}`rnn_kn5:.2f`, which reads as many
-# tokens. In its defence, the network saw {glue:text}`rnn_tokens:.1f` times the length of the training text, in seconds,
-# and holds everything it learnt in a fortieth of the numbers. Counting is a very efficient use of little computing
-# time. We note it, and come back with more time below.
+# {glue:text}`rnn_mlp:.2f` bits per byte: not close to the {glue:text}`rnn_kn5:.2f` of Kneser–Ney, which looks at the
+# same four tokens before each prediction. In its defence, the network saw {glue:text}`rnn_tokens:.1f` times the
+# length of the training text, in seconds, and holds everything it learnt in a fortieth of the numbers. Counting is a
+# very efficient use of little computing time. We note it, and come back with more time below.
 #
 # What did it buy? Words have vectors now, so a word has neighbours: the tokens whose vectors point in the most similar
 # direction (largest cosine). After so short a training few of them are of a kind; {numref}`tab-rnn-neighbours` below
@@ -452,7 +452,7 @@ plots.flow(walk)
 print(len(walk) - 1, "steps, one set of weights")
 
 # %% [markdown]
-# One step by hand, with two units, and then three steps: `minilm`'s pure function `rnn_cell`, the loop `unroll`, and
+# One step by hand, with two units, and then five steps: `minilm`'s pure function `rnn_cell`, the loop `unroll`, and
 # PyTorch's kernel must agree. PyTorch has two bias vectors where one would do, since it was made to share weights with
 # a library for graphics cards; we keep its layout so that weights can be exchanged.
 
@@ -557,7 +557,7 @@ torch.testing.assert_close(ours[0], nudged, rtol=1e-6, atol=1e-7)
 print("by hand = autograd (1e-12) = central differences (1e-6), for all", U.numel(), "entries of U")
 
 # %% [markdown]
-# A play has 40,000 tokens, and no one unrolls a network over 40,000 steps: all states would have to be kept for the
+# A play has 50,000 tokens, and no one unrolls a network over 50,000 steps: all states would have to be kept for the
 # walk back. Instead the text is cut into pieces, and the gradient stops at the border of a piece, even where the state
 # itself is carried on. That is *truncated* back-propagation through time. Our `fit` cuts pieces of 64 tokens and starts
 # each from $h_0 = 0$. What the network learns to carry further than 64 tokens, it learns by luck.
@@ -623,7 +623,7 @@ noise = torch.randn(8, 100, 64, dtype=torch.float64, generator=torch.Generator()
 # all singular values are equal and the theorem is as sharp as it can be. (The network with gain 3 gets faint inputs,
 # to keep it away from the flat ends of the tanh at first.) The right side we explain in the next section.
 
-# %% mystnb={"figure": {"name": "fig-rnn-reach", "caption": "How a gradient shrinks or grows on its way back, by distance, at random initial weights. Left: plain networks with recurrent matrices of gain sigma. Right: PyTorch's initial weights for the three cells, and LSTMs whose forget gates start open with a bias of 1 or 4."}, "image": {"alt": "Two line charts with logarithmic vertical axes over distance. Left: gain 0.5 falls to 1e-33 at distance 80, gain 1 to 1e-11, gain 1.5 stays near 0.1, gain 3 rises to 1e10. Right: RNN falls to 1e-28, GRU and LSTM to 1e-17, LSTM with bias 1 to 1e-8, LSTM with bias 4 stays between 0.1 and 0.4."}}
+# %% mystnb={"figure": {"name": "fig-rnn-reach", "caption": "How a gradient shrinks or grows on its way back, by distance, at random initial weights. Left: plain networks with recurrent matrices of gain sigma. Right: PyTorch's initial weights for the three cells, and LSTMs whose forget gates start open with a bias of 1 or 4."}, "image": {"alt": "Two line charts with logarithmic vertical axes over distance. Left: gain 0.5 falls to 1e-33 at distance 80, gain 1 to 1e-11, gain 1.5 falls slowly to 0.03, gain 3 rises to 1e10. Right: RNN falls to 1e-28, GRU to 1e-17, LSTM to 1e-18, LSTM with bias 1 to 1e-8, LSTM with bias 4 stays between 0.1 and 0.4."}}
 gains = {
     f"sigma = {gain}": reach("rnn", loud * noise, *random_weights("rnn", gain=gain))
     for gain, loud in ((0.5, 1), (1.0, 1), (1.5, 1), (3, 0.1))
@@ -639,10 +639,10 @@ for name, curve in (gains | kinds).items():
     print(f"{name:12} at 5, 20, 80:", *(f"{curve[k]:.0e}" for k in (5, 20, 80)))
 
 # %% [markdown]
-# The picture is worse than the theorem suggests. Between vanishing and exploding there is no comfortable place: gain 1
-# vanishes too, because every tanh that is not exactly at 0 takes a little away. At PyTorch's usual initial weights an
-# error at distance 20 has lost all but a few ten-thousandths of its force. The network *can* represent a long memory.
-# Gradient descent cannot see that it should.
+# The picture is worse than the theorem suggests. Between vanishing and exploding the place is narrow: gain 1 vanishes
+# too, because every tanh that is not exactly at 0 takes a little away. Of the four gains only 1.5 keeps a few per
+# cent at distance 80. At PyTorch's usual initial weights an error at distance 20 keeps a ten-millionth of its force
+# in the plain network. The network *can* represent a long memory. Gradient descent cannot see that it should.
 #
 # Explosion is the rarer and the louder failure. Its mechanism fits into one unit. Let $h_t = \tanh(3 h_{t-1} + b)$ from
 # $h_0 = 0$. This little network is a switch: for $b > 0$ it runs to about $+1$, for $b < 0$ to about $-1$. After twelve
@@ -743,12 +743,12 @@ torch.testing.assert_close(kernel(x[:, None], h[None])[0][:, 0], new_h)
 print("by hand = minilm = torch.nn, for the LSTM and the GRU")
 
 # %% [markdown]
-# Now the right side of {numref}`fig-rnn-reach` makes sense. At PyTorch's usual initial weights gates start at one half,
-# and $0.5^k$ vanishes as surely as anything else. Gates help only if they are *open*. An LSTM whose forget gates start
-# with a bias of 1 keeps $\operatorname{sigmoid}(1) = 0.73$ per step, with a bias of 4 it keeps 0.98, and its curve is
-# almost level. Jozefowicz and colleagues found that the bias of 1 alone closes most of the gap between LSTM variants
-# {cite}`jozefowicz2015`; `RNNLM` sets it. That the architecture solves the problem is half of the truth. The other half
-# is an initial value.
+# Now the right side of {numref}`fig-rnn-reach` makes sense. At PyTorch's usual initial weights gates start at one
+# half, and $0.5^k$ vanishes as surely as anything else. Gates help only if they are *open*. An LSTM whose forget
+# gates start with a bias of 1 keeps $\operatorname{sigmoid}(1) = 0.73$ per step, with a bias of 4 it keeps 0.98, and
+# its curve is almost level. Jozefowicz and colleagues found that the bias of 1 alone closes the gap between the LSTM
+# and the GRU {cite}`jozefowicz2015`; `RNNLM` sets it. That the architecture solves the problem is half of the truth.
+# The other half is an initial value.
 #
 # Let us see it in learning, not only in gradients.
 #
@@ -756,9 +756,10 @@ print("by hand = minilm = torch.nn, for the LSTM and the GRU")
 # ## The test that counting failed
 #
 # {ref}`Chapter 3 <sec-ng-failure>` had an artificial language: *the*, a noun (singular or plural), $k$ filler words,
-# *is* or *are*, an adjective. The verb must agree with a noun that stands $k$ words back. An n-gram model got it right
-# up to $k = n - 2$ and not one word further. We train three networks of 32 units on sentences with at most 6 filler
-# words, as the n-gram model was, and test them with up to 60.
+# *is* or *are*, an adjective. The verb must agree with a noun that stands $k$ words back. With a single filler word
+# an n-gram model got it right up to $k = n - 2$ and not one word further; with ten filler words, as here, it failed
+# sooner. We train three networks of 32 units on sentences with at most 6 filler words, as the n-gram model was, and
+# test them with up to 60.
 
 # %%
 THE, IS, ARE, STOP, NOUN, ADJECTIVE, FILLER, SIZE = 0, 1, 2, 3, 4, 20, 28, 38
@@ -820,7 +821,7 @@ for name, runs in short.items():
 # It had to be *taught* on short distances, though. Now let the training sentences have up to 20 fillers. The task is
 # the same; what is rarer is the short sentence from which the signal has only a few steps to travel.
 
-# %% mystnb={"figure": {"name": "fig-rnn-distance", "caption": "Choosing between is and are by the number of words between noun and verb; mean and range of three seeds. Left: trained with up to 6 words. Right: trained with up to 20 words, for the same number of steps. Chance is 0.5."}, "image": {"alt": "Two line charts of accuracy over k. Left: RNN, GRU and LSTM lie at 1.0 up to 60 words, the 6-gram model drops to 0.5 beyond k equal to 4. Right: the plain RNN stays at 0.5, the LSTM with forget bias 1 has a wide range from 0.5 to 1.0 over its seeds, the GRU and the LSTM with forget bias 4 lie at or near 1.0."}} tags=["nbval-ignore-output"]
+# %% mystnb={"figure": {"name": "fig-rnn-distance", "caption": "Choosing between is and are by the number of words between noun and verb; mean and range of three seeds. Left: trained with up to 6 words. Right: trained with up to 20 words, for the same number of steps. Chance is 0.5."}, "image": {"alt": "Two line charts of accuracy over k. Left: RNN, GRU and LSTM lie at 1.0 up to 60 words, the 6-gram model falls below 1.0 at k equal to 2 and is at 0.5 from k equal to 4 on. Right: the plain RNN falls from 0.9 at k equal to 0 to 0.5 at k equal to 5, the LSTM with forget bias 1 has a wide range from 0.5 to 1.0 over its seeds, the GRU and the LSTM with forget bias 4 lie at or near 1.0."}} tags=["nbval-ignore-output"]
 far = [0, 2, 5, 10, 15, 20]
 kinds = {"RNN": ("rnn", 0.0), "GRU": ("gru", 0.0)}
 kinds |= {f"LSTM, bias {bias}": ("lstm", float(bias)) for bias in (1, 4)}
@@ -846,10 +847,10 @@ for name, runs in long.items():
 
 # %% [markdown]
 # The right side of {numref}`fig-rnn-distance` is {numref}`fig-rnn-reach` come true. The plain network, whose gradient
-# dies within ten steps, never finds out that the noun matters, whatever the seed. The GRU does, and so does the LSTM
-# whose gates start wide open. With the usual bias of 1 the LSTM depends on luck: some seeds learn and some do not. The
-# gates make the long memory possible, and their starting point makes it findable. (One can choose the bias to match
-# the distances one expects {cite}`tallec2018`.)
+# dies within ten steps, learns to use a noun that stands next to the verb and hardly anything further back, whatever
+# the seed. The GRU does, and so does the LSTM whose gates start wide open. With the usual bias of 1 the LSTM depends
+# on luck: some seeds learn and some do not. The gates make the long memory possible, and their starting point makes
+# it findable. (One can choose the bias to match the distances one expects {cite}`tallec2018`.)
 #
 # (sec-rnn-text)=
 # ## On Shakespeare
@@ -1138,7 +1139,8 @@ print(f"correlation of the two, on the other half: {table[0][2]:.1f}")
 # That a unit *follows* the line does not show that the network *uses* it ({ref}`err-attention-explains`). For that we
 # have to reach in. While the network reads, we overwrite this one unit after every token: with a value typical of the
 # start of a line, and with one typical of its end. If the network uses the unit, it should think a line break less
-# likely in the first case and more likely in the second. Ten random units, pushed as far, are the control.
+# likely in the first case and more likely in the second. Every twenty-fifth unit, pushed in the same way between its
+# own low and high values, is the control.
 
 # %% tags=["nbval-ignore-output"]
 starts_line = [i for i in range(V) if tokenizer.token_bytes(i).startswith(b"\n")]
@@ -1166,8 +1168,8 @@ print(f"from start to end of a line, the line unit: {pushed:+.1f} bits on a line
 print(f"other units: from {others[0]:+.1f} to {others[-1]:+.1f} bits")
 
 # %% [markdown]
-# The push changes the odds of a line break by a factor, and those of the control units hardly at all. So the network
-# does use what the unit knows.
+# Between the two pushes the probability of a line break doubles, one bit; pushing the control units hardly changes
+# it. So the network does use what the unit knows.
 #
 # (sec-rnn-limit)=
 # ## What a state cannot hold
@@ -1452,8 +1454,8 @@ torch.testing.assert_close(cache.state[0], alone)
 #   {cite}`bengio1994` on why long memories are hard for gradient descent as such.
 # - Hochreiter and Schmidhuber {cite}`hochreiter1997`, Gers and colleagues {cite}`gers2000`, Cho and colleagues
 #   {cite}`cho2014`: the gates. Jozefowicz and colleagues {cite}`jozefowicz2015` tried ten thousand other cells.
-# - Karpathy and colleagues {cite}`karpathy2016rnn` look into the units; Weiss and colleagues {cite}`weiss2018` say which
-#   cells can count.
+# - Karpathy and colleagues {cite}`karpathy2016rnn` look into the units; Weiss and colleagues {cite}`weiss2018` say
+#   which cells can count.
 # - Merity and colleagues {cite}`merity2018` show how good an LSTM becomes with care, and Jozefowicz and colleagues
 #   {cite}`jozefowicz2016` how good with a billion parameters.
 # - Goodfellow, Bengio and Courville {cite}`goodfellow2016` have a textbook chapter on recurrent networks.

@@ -248,8 +248,9 @@ print(f"projections:    {self_lookers(attention_weights(q, k)):.3f}, by chance {
 # $$ (eq-at-softmax)
 #
 # Adding the same number to all scores changes nothing, for it cancels. Implementations use this: they subtract the
-# largest score first, so that no exponential overflows. Multiplying all scores by a number $s$ does change the result.
-# It sharpens the distribution, as a small {term}`temperature` $1/s$ does.
+# largest score first, so that no exponential overflows. Multiplying all scores by a number $s$ does change the
+# result. With $s > 1$ it sharpens the distribution, as a small {term}`temperature` $1/s$ does; with $s$ between 0 and
+# 1 it flattens it.
 
 # %%
 z = torch.tensor([1.0, 2.0, 3.0])
@@ -297,7 +298,7 @@ print("smallest eigenvalue is 0:", torch.linalg.eigvalsh(J)[0].abs().item() < 1e
 # The last point is the important one. {numref}`fig-at-saturation` shows it for sixteen scores drawn from a normal
 # distribution and multiplied by $s$.
 
-# %% mystnb={"figure": {"name": "fig-at-saturation", "caption": "Sixteen random scores multiplied by s. The largest weight rises to one, and the largest eigenvalue of the softmax Jacobian, the most that any change of the scores can achieve, falls to nothing. Means of 200 draws."}, "image": {"alt": "Two curves over the scale of the scores from 0.1 to 100, logarithmic. The largest weight rises from 0.06 to nearly 1. The largest eigenvalue of the Jacobian starts at 0.07, is highest, above 0.2, between scales 1 and 10, and falls to 0.02 at scale 100."}}
+# %% mystnb={"figure": {"name": "fig-at-saturation", "caption": "Sixteen random scores multiplied by s. The largest weight rises towards one. The largest eigenvalue of the softmax Jacobian, the most that any change of the scores can achieve, rises at first and then falls towards zero. Means of 200 draws."}, "image": {"alt": "Two curves over the scale of the scores from 0.1 to 100, logarithmic. The largest weight rises from 0.07 to nearly 1. The largest eigenvalue of the Jacobian starts at 0.07, is highest, above 0.2, between scales 1 and 10, and falls to 0.02 at scale 100."}}
 scales = torch.logspace(-1, 2, 25)
 p = (scales[:, None, None] * normal(200, 16)).softmax(-1)
 J = torch.diag_embed(p) - p[..., :, None] * p[..., None, :]
@@ -328,11 +329,11 @@ for name, curve in curves.items():
 # $$ (eq-at-variance)
 #
 # So the scores of a head of width 64 have a standard deviation of 8, and those of width 1,024 one of 32.
-# {numref}`fig-at-saturation` says what happens there: before the first training step one token has nearly all the
-# weight, chosen by chance, and the gradient that could correct it is gone. Dividing by $\sqrt{d_k}$ gives every width
-# a variance of one. We measure all three quantities, for 16 keys.
+# {numref}`fig-at-saturation` says what happens there: before the first training step one token has most of the
+# weight, chosen by chance, and the gradient that could correct it has shrunk. Dividing by $\sqrt{d_k}$ gives every
+# width a variance of one. We measure all three quantities, for 16 keys.
 
-# %% mystnb={"figure": {"name": "fig-at-root", "caption": "Random queries and keys of width d, 16 keys, 400 draws. Left: the largest weight. Right: the mean size of the softmax Jacobian (Frobenius norm). Without the root, attention is decided and deaf from width 64 on."}, "image": {"alt": "Two charts over width 1 to 1024. With the root both curves are flat: largest weight about 0.25, Jacobian norm about 0.3. Without it the largest weight climbs to 0.96 and the Jacobian norm falls to 0.06."}}
+# %% mystnb={"figure": {"name": "fig-at-root", "caption": "Random queries and keys of width d, 16 keys, 400 draws. Left: the largest weight. Right: the mean size of the softmax Jacobian (Frobenius norm). Without the root, one key takes most of the weight as the width grows, and the Jacobian shrinks: to three fifths at width 64, to a fifth at width 1,024."}, "image": {"alt": "Two charts over width 1 to 1024. With the root both curves are flat: largest weight about 0.25, Jacobian norm about 0.3. Without it the largest weight climbs to 0.96 and the Jacobian norm falls to 0.06."}}
 widths, sizes, tops = [1, 4, 16, 64, 256, 1024], {}, {}
 for name, power in {"divided by the root": 0.5, "as they are": 0.0}.items():
     sizes[name], tops[name] = [], []
@@ -597,11 +598,11 @@ plots.lines(range(1, 17), by_position, "position", "nats")
 print(f"ln 16 = {math.log(16):.2f}")
 
 # %% [markdown]
-# Without the mask the training loss falls nearly to zero: the model predicts dice. It has learnt to copy the letter
-# to its right. {numref}`fig-at-cheat` shows the price at the last position, where there is no letter to the right.
-# But generation happens *only* at the last position. So a loss that is too good to be true is the sign of a missing
-# mask, and a test of causality belongs to every implementation: change a token, and check that no earlier output
-# moves. An {term}`encoder` such as BERT may look both ways; it pays with another objective.
+# Without the mask the loss falls nearly to zero at every position but the last: the model predicts dice. It has
+# learnt to copy the letter to its right. {numref}`fig-at-cheat` shows the price at the last position, where there is
+# no letter to the right. But generation happens *only* at the last position. So a loss that is too good to be true is
+# the sign of a missing mask, and a test of causality belongs to every implementation: change a token, and check that
+# no earlier output moves. An {term}`encoder` such as BERT may look both ways; it pays with another objective.
 #
 # (sec-at-heads)=
 # ## Heads
@@ -695,8 +696,9 @@ for H in (1, 2):
 # Stacking heads and multiplying with $W^O$ from the right leaves $P$ on the left.
 # ```
 #
-# So a word's vector would be the same in *dog bites man* and *man bites dog*. With a causal mask the theorem holds for
-# the past of a position: the last token of a text does not see in what order the earlier ones came.
+# So a word's vector would be the same in *dog bites man* and *man bites dog*. With a causal mask, one layer still
+# cannot see the order of the past: its output at the last token does not depend on the order in which the earlier
+# ones came. (Two layers can, as we shall see.)
 
 # %%
 layer, X = Attention(12, 3), normal(1, 7, 12)
@@ -859,7 +861,7 @@ heads = [
 ]
 Markdown(tabulate(rows, heads, tablefmt="pipe", disable_numparse=True))
 
-# %% mystnb={"figure": {"name": "fig-at-length", "caption": "The question three back, by place in the text, one seed. Training saw 32 places."}, "image": {"alt": "Four curves over places 4 to 64. Rotary stays at 1 almost to the end and closes at 0.86. Learned positions stay at 1 up to place 32 and then drop to below 0.1 at once. Sinusoids and no positions stay low, between 0.1 and 0.4."}}
+# %% mystnb={"figure": {"name": "fig-at-length", "caption": "The question three back, by place in the text, one seed. Training saw 32 places."}, "image": {"alt": "Four curves over places 4 to 64. Rotary stays at 1 almost to the end and closes at 0.86. Learned positions stay at 1 up to place 32 and then drop to about 0.1 at once. Sinusoids start at 0.6, stay near 0.3 up to place 32 and fall to about 0.1; no positions fall from about 0.25 to 0.15."}}
 curves = {kind: results[kind, 0][0][:, 3:, 0].mean(0) for kind in KINDS}
 ax = plots.lines(range(4, 65), curves, "place in the text", "share right")
 ax.axvline(32.5, color="0.6", linewidth=1)
@@ -876,17 +878,17 @@ for kind, curve in curves.items():
 # *Since.* Rotary answers nearly always. The question asks for a content at a distance, and that is what its product
 # measures. Positions added to the embedding get about three quarters.
 #
-# *How many.* The model without positions is not far behind here, for the question is not about order. None is
+# *How many.* The model without positions is not far behind here, for the question is not about order. No kind is
 # perfect: an average knows the *share* of markers, and the number is the share times the length. The exercises show
 # how a causal layer can find the length.
 #
-# *Beyond the length of training* the ranks change. Learned vectors drop below guessing at once
-# ({numref}`fig-at-length`): the new vectors are noise. Sinusoids drop as far, though they are defined for every
-# place, because the model has never seen those positions of the hands. Rotary carries most of its skill over, where the
-# question is about a distance it has trained on. For the count, which grows with the text, it fails like the others.
-# So relative positions help with longer texts and promise nothing; larger studies say the same
-# {cite}`press2022,kazemnejad2023`. These are tiny models after a short training. More training would move the numbers;
-# it would not give the learned vectors anything to learn from.
+# *Beyond the length of training* the ranks change. Learned vectors drop at once to the level of guessing in *three
+# back* ({numref}`fig-at-length`) and not far above it in *since*: the new vectors are noise. Sinusoids drop nearly as
+# far, though they are defined for every place, because the model has never seen those positions of the hands. Rotary
+# carries most of its skill over, where the question is about a distance it has trained on. For the count, which grows
+# with the text, it fails like the others. So relative positions help with longer texts and promise nothing; larger
+# studies say the same {cite}`press2022,kazemnejad2023`. These are tiny models after a short training. More training
+# would move the numbers; it would not give the learned vectors anything to learn from.
 #
 # (sec-at-gradient)=
 # ## The gradient, on paper
@@ -1086,10 +1088,10 @@ for (number, head), ax in zip((first, second), plots.panels(2, size=(8.4, 4.2)),
 # {numref}`fig-at-induction` the two steps are the two diagonals. The second needs what the first has written,
 # and so one layer cannot do it.
 #
-# So far this is a story told about a picture. The last column tests it. Switch off the head that looks one back, which
-# never looks at an answer, and most answers are lost. Switch off *one* head of layer 2 and little happens, for the other
-# does the same; switch off both, and what is left is chance. Had we tried single heads only, we would have called each of
-# them unimportant.
+# So far this is a story told about a picture. The last column tests it. Switch off the head that looks one back,
+# which never looks at an answer, and most answers are lost. Switch off *one* head of layer 2 and most answers stay
+# right, for the other does the same; switch off both, and what is left is chance. Had we tried single heads only, we
+# would have thought little of both heads of layer 2.
 #
 # (sec-at-cost)=
 # ## The bill

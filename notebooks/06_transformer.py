@@ -112,11 +112,12 @@ Markdown(tabulate(rows, heads, tablefmt="pipe", floatfmt=("g", "g", ".1f", ".3f"
 
 # %% [markdown]
 # {numref}`tab-tf-printed` shows two ways to fail. With entries of size 1, every position attends to itself and to
-# nobody else: without projections a query *is* its own key, and nothing is as similar to a vector as that vector. Each
-# layer then doubles its input. Twelve layers are a slow way to multiply by $2^{12} = 4096$, and no information has
-# moved. With entries of size 0.1 all scores are nearly zero, attention is nearly the plain average, and the positions
-# are drawn together until they all say the same. This second failure has been studied under the name *rank collapse*
-# {cite}`dong2021`.
+# nobody else: without projections a query *is* its own key, and nothing is as similar to a vector as that vector.
+# Each layer then doubles its input. Twelve layers are a slow way to multiply by $2^{12} = 4096$, and no information
+# has moved. With entries of size 0.1 all scores are nearly zero, attention is nearly the plain average, and the
+# positions are drawn together until they all say the same. The mean is doubled in each layer and the differences stay
+# as they are. A relative of this failure, in attention without residual connections, has been studied under the name
+# *rank collapse* {cite}`dong2021`.
 #
 # The equation leaves out most of the layer ({ref}`err-block`): the projections to queries, keys and values, the heads
 # and the output projection ({ref}`ch-attention` has those), and then the norm, the MLP and its own residual
@@ -277,12 +278,13 @@ print("layer norm = RMSNorm after the mean is taken off")
 # ```
 #
 # ```{prf:proof}
-# Write $c = x - \mu \mathbf 1$, so that $\hat x = c / \sigma$ and $\sigma^2 = c^\top c / d$. A small change $\mathrm dx$
-# gives $\mathrm dc = \mathrm dx - \tfrac1d (\mathbf 1^\top \mathrm dx) \mathbf 1$ and $\mathrm d\sigma = c^\top \mathrm
-# dc / (d \sigma) = \hat x^\top \mathrm dc / d$. Hence $\mathrm d \hat x = \mathrm dc / \sigma - c\, \mathrm d\sigma /
-# \sigma^2 = \tfrac1\sigma ( \mathrm dc - \tfrac1d \hat x \hat x^\top \mathrm dc )$. Because $\hat x^\top \mathbf 1 =
-# 0$, the matrix that maps $\mathrm dx$ to $\mathrm d\hat x$ is $\tfrac1\sigma (I - \tfrac1d \mathbf 1 \mathbf 1^\top -
-# \tfrac1d \hat x \hat x^\top)$. It is symmetric, so its transpose, which maps $\bar g$ to the gradient, is the same.
+# Write $c = x - \mu \mathbf 1$, so that $\hat x = c / \sigma$ and $\sigma^2 = c^\top c / d$. A small change $\mathrm
+# dx$ gives $\mathrm dc = \mathrm dx - \tfrac1d (\mathbf 1^\top \mathrm dx) \mathbf 1$ and $\mathrm d\sigma = c^\top
+# \mathrm dc / (d \sigma) = \hat x^\top \mathrm dc / d$. Hence $\mathrm d \hat x = \mathrm dc / \sigma - c\, \mathrm
+# d\sigma / \sigma^2 = \tfrac1\sigma ( \mathrm dc - \tfrac1d \hat x \hat x^\top \mathrm dc )$. Because $\hat x^\top
+# \mathbf 1 = 0$, the matrix that maps $\mathrm dx$ to $\mathrm d\hat x$ is $\tfrac1\sigma (I - \tfrac1d \mathbf 1
+# \mathbf 1^\top - \tfrac1d \hat x \hat x^\top)$. It is symmetric, so its transpose, which maps $\bar g$ to the
+# gradient, is the same.
 # ```
 #
 # Two things to read off. The gradient loses its components along $\mathbf 1$ and along $\hat x$: no step can be gained
@@ -413,7 +415,10 @@ print(f"GELU is least, {curves['gelu'].min():.2f}, at {x[curves['gelu'].argmin()
 #
 # ```{figure} ../book/figures/block.svg
 # :name: fig-tf-block
-# :alt: Two diagrams of a block, drawn upwards. Left, pre-norm: a straight vertical line, the residual stream, from which a branch goes through norm and attention and is added back, then a second branch through norm and MLP. Right, post-norm: the branches go through attention and MLP only, and the norm stands on the line itself, after each addition.
+# :alt: Two diagrams of a block, drawn upwards. Left, pre-norm: a straight vertical line, the residual stream, from
+# which a branch goes through norm and attention and is added back, then a second branch through norm and MLP. Right,
+# post-norm: the branches go through attention and MLP only, and the norm stands on the line itself, after each
+# addition.
 # :width: 560px
 #
 # The block in the order of GPT-2 (left) and of the first Transformer (right). On the left an uninterrupted line leads
@@ -675,7 +680,7 @@ final = {
     for name in VARIANTS
 }
 
-# %% mystnb={"figure": {"name": "fig-tf-trained", "caption": "Training loss after eighty steps, in nats per character (mean of the last twenty steps): mean of three seeds, and the range from the least to the largest. Left of the unigram baseline, something has been learnt from the input."}, "image": {"alt": "A dot chart of four variants at two depths. With two layers, plain stands at the unigram loss or just below, and the three others clearly below it. With eight layers only pre-norm stands clearly below the unigram loss; plain, residual and post-norm stand at it."}}
+# %% mystnb={"figure": {"name": "fig-tf-trained", "caption": "Training loss after eighty steps, in nats per character (mean of the last twenty steps): mean of three seeds, and the range from the least to the largest. Left of the unigram baseline, something has been learnt from the input."}, "image": {"alt": "A dot chart of four variants at two depths. With two layers, plain stands at the unigram loss, and the three others clearly below it. With eight layers only pre-norm stands clearly below the unigram loss; plain, residual and post-norm stand just above it."}}
 rows = [(f"{name}, {depth} layers", values) for (name, depth), values in final.items()]
 labels = ["unigram", *(label for label, _ in rows)]
 means = [unigram, *(sum(values) / 3 for _, values in rows)]
@@ -685,17 +690,19 @@ for label, mean, (low, high) in zip(labels, means, ranges, strict=True):
     print(f"{label:20} {mean:.1f} [{low:.1f}, {high:.1f}]")
 
 # %% [markdown]
-# {numref}`fig-tf-trained` is He's finding in miniature: making a network *deeper* makes its *training* loss worse,
-# unless the parts are in place. At two layers a residual connection is enough. At eight, only the pre-norm stack has
-# learnt more than the frequencies of the characters. (Patience and a careful learning rate rescue post-norm; that is
-# what the original paper had. The point is how much care each design asks for.)
+# {numref}`fig-tf-trained` is He's finding in miniature: in these eighty steps the *deeper* network has the higher
+# *training* loss in every variant, the pre-norm stack included. At two layers a residual connection is enough. At
+# eight, only the pre-norm stack has learnt more than the frequencies of the characters. (Patience and a careful
+# learning rate rescue post-norm; that is what the original paper had. The point is how much care each design asks
+# for.)
 #
 # (sec-tf-init)=
 # ## The first weights
 #
-# Weights must start somewhere. GPT-2's recipe {cite}`radford2019` has two rules. Every matrix is drawn from a normal
-# distribution with standard deviation 0.02, and the matrices that write into the stream, the last of each sublayer,
-# are scaled down once more, by $1/\sqrt{2L}$. Both can be derived.
+# Weights must start somewhere. GPT-2's recipe has two rules. Every matrix is drawn from a normal distribution with
+# standard deviation 0.02, as in the first GPT {cite}`radford2018`, and the matrices that write into the stream, the
+# last of each sublayer, are scaled down once more, by $1/\sqrt{2L}$ {cite}`radford2019`. The second rule can be
+# derived, and the first can be justified.
 #
 # **Why scale what is added.** The $2L$ sublayers of {eq}`eq-tf-stream` add nearly independent vectors at the start, and
 # variances of independent terms add up. Unscaled, the variance of the stream grows in proportion to the depth; scaled
@@ -791,14 +798,13 @@ assert abs(start - predicted) < 0.02
 # values come from the encoder's output, the *memory*:
 #
 # $$
-# x \leftarrow x + \operatorname{MultiHead}\bigl(\text{queries from } \operatorname{Norm}(x),\ \text{keys and values from
-# } M\bigr).
+# x \leftarrow x + \operatorname{MultiHead}\bigl(\text{queries from } \operatorname{Norm}(x),\ \text{keys and values
+# from } M\bigr).
 # $$ (eq-tf-cross)
 #
-# A reader can claim anything about who sees whom. A derivative proves it: position $t$ of the output depends on
-# position $s$ of the input only if the gradient of the one with respect to the other is
-# not zero. {numref}`fig-tf-reach` draws it for the
-# three.
+# A reader can claim anything about who sees whom. A derivative can test it: if the gradient of position $t$ of the
+# output with respect to position $s$ of the input is not zero, the one depends on the other; if it is exactly zero at
+# random weights and inputs, no path leads from $s$ to $t$. {numref}`fig-tf-reach` draws it for the three.
 
 
 # %%
@@ -831,8 +837,8 @@ for ax, (name, values) in zip(
     print(f"{name}: {int(seen.sum())} of {seen.numel()} pairs")
 
 # %% [markdown]
-# The decoder block with cross-attention is the `nn.TransformerDecoderLayer` of PyTorch, in both orders, with a mask over
-# the padding of a shorter source text.
+# The decoder block with cross-attention is the `nn.TransformerDecoderLayer` of PyTorch, in both orders, with a mask
+# over the padding of a shorter source text.
 
 # %%
 x, memory = torch.randn(2, 5, 64).double(), torch.randn(2, 7, 64).double()
@@ -869,16 +875,17 @@ print("shuffled in, shuffled out:", order.tolist())
 # (sec-tf-gpt)=
 # ## A GPT, and GPT-2
 #
-# {term}`GPT` is the decoder arrangement with a table of embeddings below and scores for the next token above. With
-# $E \in \mathbb R^{V \times d}$ for the token vectors and $P \in \mathbb R^{T \times d}$ for the position vectors,
+# {term}`GPT` is the decoder arrangement with a table of embeddings below and scores for the next token above. With $E
+# \in \mathbb R^{V \times d}$ for the token vectors and $P \in \mathbb R^{T \times d}$ for the position vectors ($P_t$
+# is a row of this table, $P(\,\cdot \mid \cdot\,)$ a probability as before),
 #
 # $$
 # h^{(0)}_t = E_{w_t} + P_t, \qquad z_t = E \cdot \operatorname{Norm}\bigl(h^{(L)}_t\bigr), \qquad P(\,\cdot \mid w_{\le
 # t}) = \operatorname{softmax}(z_t).
 # $$ (eq-tf-gpt)
 #
-# The same table $E$ serves at both ends. Such *tied* embeddings {cite}`presswolf2017` save a large matrix, and they make
-# sense: a token that should be predicted in some state should look like that state. By hand:
+# The same table $E$ serves at both ends. Such *tied* embeddings {cite}`presswolf2017` save a large matrix, and they
+# make sense: a token that should be predicted in some state should look like that state. By hand:
 
 # %%
 torch.manual_seed(0)
@@ -890,10 +897,10 @@ torch.testing.assert_close(logits, model(text_ids))
 print("embedding + stack + the same table again = GPT")
 
 # %% [markdown]
-# Is this GPT-2? The proof is to take a model of the `transformers` library, random weights and all, put its weights into
-# ours, and compare logits. The two differ in the names of the parts, and in that GPT-2's code stores the matrices of its
-# blocks transposed. `minilm.gpt2_files` translates; the tolerance is $10^{-9}$ in double precision, far below what any
-# mistake in an equation would leave.
+# Is this GPT-2? The proof is to take a model of the `transformers` library, random weights and all, put its weights
+# into ours, and compare logits. The two differ in the names of the parts, and in that GPT-2's code stores the
+# matrices of its blocks transposed. `minilm.gpt2_files` translates; the tolerance is $10^{-9}$ in double precision,
+# far below what any mistake in an equation would leave.
 
 # %%
 theirs = GPT2LMHeadModel(GPT2Config(**to_gpt2_config(model.config))).double().eval()
@@ -948,8 +955,8 @@ print("padding on the right changes nothing")
 # $$ (eq-tf-block-size)
 #
 # Of the $12d^2$, attention has 4 and the MLP 8: *two thirds of a block are MLP*. Who calls the Transformer "a
-# self-attention mechanism", as document 1 does, names the smaller part ({ref}`err-transformer-mechanism`). To the $L$ blocks come
-# the two tables and the last norm:
+# self-attention mechanism", as document 1 does, names the smaller part ({ref}`err-transformer-mechanism`). To the $L$
+# blocks come the two tables and the last norm:
 #
 # $$
 # N = \underbrace{V d}_{\text{tokens}} + \underbrace{T d}_{\text{positions}} + L\,(12 d^2 + 13 d) + 2d .
@@ -1021,8 +1028,8 @@ Markdown(tabulate(rows, heads, tablefmt="pipe", disable_numparse=True))
 # \underbrace{4 T d}_{\text{scores}} \bigr) + \underbrace{2 d V}_{\text{head}} \Bigr).
 # $$ (eq-tf-flops)
 #
-# The backward pass needs two products for each one: the gradient with respect to the weights and the one with respect to
-# the input. So a training step costs $3 C_{\text{forward}}$. Norms, activations and additions are of order $d$ per
+# The backward pass needs two products for each one: the gradient with respect to the weights and the one with respect
+# to the input. So a training step costs $3 C_{\text{forward}}$. Norms, activations and additions are of order $d$ per
 # token and are left out. PyTorch can count as it runs, which gives a reference.
 
 
@@ -1067,8 +1074,8 @@ print(f"not counted in the fused kernel: {missing:,} FLOPs, exactly the scores")
 # $$ (eq-tf-six)
 #
 # {cite}`kaplan2020`. How good is it? The ratio of the scores to the rest of a block is $4Td / 24d^2 = T / 6d$: at a
-# context of six times the width, attention over the text costs as much as all matrices of the block. {numref}`fig-tf-context`
-# shows where the FLOPs of GPT-2 small go as the context grows.
+# context of six times the width, attention over the text costs as much as all matrices of the block.
+# {numref}`fig-tf-context` shows where the FLOPs of GPT-2 small go as the context grows.
 
 # %% mystnb={"figure": {"name": "fig-tf-context", "caption": "Forward FLOPs per token of GPT-2 small by part, against the number of tokens read at once."}, "image": {"alt": "Four curves over 128 to 32,768 tokens, in millions of FLOPs per token, both axes logarithmic. Projections at 57, head at 77 and MLP at 113 are flat. Scores rise in proportion to the context, from 5 to 1208, and cross the MLP near 3,072 tokens."}}
 CONTEXTS = [128 * 2**k for k in range(9)]
@@ -1114,10 +1121,11 @@ for name, (shape, batch, length) in trials.items():
 print(tabulate(rows, ["model", "GFLOPs", "milliseconds", "GFLOPs per second"]))
 
 # %% [markdown]
-# (The numbers above are from the machine that made this page.) Wide models come close to what the processor can do.
-# Narrow and deep ones spend their time between the products: starting operations, norms, activations, moving memory. One
-# token at a time is the worst case, since every weight is fetched from memory to be used twice. So FLOPs are a lower
-# bound of the time, tight for wide models and large batches; {ref}`ch-training` measures how the gap closes.
+# (The numbers above are from the machine that made this page.) The wide model gets the most operations a second out
+# of the processor. Narrow and deep ones spend their time between the products: starting operations, norms,
+# activations, moving memory. One token at a time is the worst case, since every weight is fetched from memory to be
+# used twice. So FLOPs give a lower bound of the time, which is closest for wide models and large batches;
+# {ref}`ch-training` measures how the gap closes.
 #
 # (sec-tf-memory)=
 # ## Counting bytes
@@ -1173,11 +1181,11 @@ glue("tf_res", relative["residual"][0], display=False)
 # ## The answer
 #
 # *What has to stand around attention before it can be stacked?* A residual connection, or the gradient of a 32-layer
-# stack shrinks to {glue:text}`tf_plain:.0e` of itself; a norm, or it grows by {glue:text}`tf_res:.0e`; the norm
-# before the sublayer, if the stack is to train without special care; an MLP, because attention alone cannot even
-# multiply two signs; and first weights small enough to have no opinion. *What does it cost?* $12d^2 + 13d$ parameters a
-# block and 2 FLOPs per weight and token, three times that in training, plus $4Td$ per token and layer for looking
-# around: counts that agree with the tensors and the counter to the last digit.
+# stack shrinks to {glue:text}`tf_plain:.0e` of itself; a norm, or it grows by a factor of {glue:text}`tf_res:.0e`;
+# the norm before the sublayer, if the stack is to train without special care; an MLP, because attention alone cannot
+# even multiply two signs; and first weights small enough to have no opinion. *What does it cost?* $12d^2 + 13d$
+# parameters a block and 2 FLOPs per weight and token, three times that in training, plus $4Td$ per token and layer
+# for looking around: counts that agree with the tensors and the counter to the last digit.
 #
 # ## What we learnt
 #
@@ -1187,7 +1195,8 @@ glue("tf_res", relative["residual"][0], display=False)
 # - A norm keeps direction and discards length. Backward, it divides the gradient by the length of the stream.
 # - Attention decides where to look and then acts linearly; the MLP decides what to make of it, and holds two thirds of
 #   a block.
-# - Residuals without norm explode, norms without residuals lose the identity, pre-norm grows like a square root.
+# - Without residuals and norms the gradient vanishes, with residuals alone it explodes, with both it keeps about its
+#   size; under pre-norm it grows like the square root of the depth.
 # - $1/\sqrt{2L}$ keeps the stream's variance independent of the depth; 0.02 keeps the first loss near $\log V$.
 # - Encoder, decoder and encoder-decoder are one block with three answers to the question who may see whom.
 # - Parameters, FLOPs and bytes follow from the configuration exactly. $6Nn$ is a good rule at short context.
@@ -1344,8 +1353,8 @@ torch.testing.assert_close(parallel(x, causal=True), expected)
 # ```{exercise} Where attention overtakes the rest
 # :label: ex-tf-crossover
 #
-# Write `crossover(config)`: the least number of tokens, read at once, at which the scores cost at least as many FLOPs as
-# all the rest of the forward pass together, head included. For which GPT-2 does it come first, and why?
+# Write `crossover(config)`: the least number of tokens, read at once, at which the scores cost at least as many FLOPs
+# as all the rest of the forward pass together, head included. For which GPT-2 does it come first, and why?
 # ```
 
 

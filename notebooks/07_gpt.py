@@ -19,7 +19,7 @@
 # **What does one training objective, minutes of computing and a Transformer add up to, measured on the ruler by which
 # we measured counting?**
 #
-# *About five minutes on two cores, most of them spent watching two networks train, and two once they are trained. You
+# *Five to nine minutes on two cores, most of them spent watching two networks train, and two once they are trained. You
 # need {ref}`ch-concepts` for likelihood and bits per byte, {ref}`ch-ngram` for the bar to clear, {ref}`ch-rnn` for the
 # LSTM, and {ref}`ch-transformer` for the model. Everything that is random has a seed.*
 #
@@ -189,14 +189,15 @@ for _ in range(300):
 expected = [value.item() for value in expected]
 assert np.allclose(expected, entropy + np.array(divergence)) and min(expected) > entropy
 
-# %% mystnb={"figure": {"name": "fig-gpt-kl", "caption": "A GPT learns a source of 81 texts. The expected loss falls towards the entropy of the source and cannot pass it; what is left between the two lines is the KL divergence."}, "image": {"alt": "Line chart over 300 steps. The expected loss starts at 4.4 nats, log 81, falls steeply in the first fifty steps and then flattens out close above a horizontal line, the entropy of the source."}}
+# %% mystnb={"figure": {"name": "fig-gpt-kl", "caption": "A GPT learns a source of 81 texts. The expected loss falls towards the entropy of the source and cannot pass it; what is left between the two lines is the KL divergence."}, "image": {"alt": "Line chart over 300 steps. The expected loss starts at 4.5 nats, a little above log 81, falls steeply in the first fifty steps and then flattens out close above a horizontal line, the entropy of the source."}}
 series = {"expected loss": expected, "entropy of the source": [entropy] * 300}
 plots.lines(range(300), series, "step", "nats per text")
 print(f"loss {expected[0]:.1f}, log 81 = {math.log(81):.1f}; entropy {entropy:.2f}")
 print(f"divergence at the start {divergence[0]:.1f}, at the end below 0.1: {divergence[-1] < 0.1}")
 
 # %% [markdown]
-# (A bump in the curve is a step that was too long. The direction of a gradient is right; how far to follow it is a guess.)
+# (A bump in the curve is a step that was too long. The direction of a gradient is right; how far to follow it is a
+# guess.)
 #
 # A real source does not hand out $p(x)$. We have samples, and the mean over samples stands in for the expectation.
 # That substitution is where {term}`overfitting` comes from: with few samples the minimum of the mean lies somewhere
@@ -300,11 +301,11 @@ Markdown(tabulate(table, heads, tablefmt="pipe", floatfmt=("d", "d", ".2f", ".1f
 
 # %% [markdown]
 # With GPT-2's weights the prediction fits, and is $\log V$ for every practical purpose. With louder embeddings the
-# model starts out firmly convinced that every token will be repeated, and the loss is several times $\log V$: a
-# confident beginner is expensive. (The prediction for 0.1 is a little high, since the blocks add noise to the stream
-# that the formula leaves out.) Make it a habit to compute $\log V$ before you look at the first loss. If it is far
-# above, the start is too loud. If it is *below*, the model knows something it has no right to know, and the place to
-# look is the mask, or the shift of the targets.
+# model starts out firmly convinced that every token will be repeated, and the loss is 1.7 times $\log V$ in one row
+# and nine times in the other: a confident beginner is expensive. (The prediction for 0.1 is a little high, since the
+# blocks add noise to the stream that the formula leaves out.) Make it a habit to compute $\log V$ before you look at
+# the first loss. If it is far above, the start is too loud. If it is *below*, the model knows something it has no
+# right to know, and the place to look is the mask, or the shift of the targets.
 #
 # (sec-gpt-loop)=
 # ## The smallest training loop
@@ -372,9 +373,10 @@ least = floor(whole.tolist())
 print(f"floor {least:.3f}; reached within 0.03:", by_heart[-1] - least < 0.03)
 
 # %% [markdown]
-# The first loss is $\log V$, the last is the floor. Two numbers that we knew beforehand, and between them nearly every
-# mistake one can make: unshifted targets, a forgotten `zero_grad`, a mask that leaks or blinds. {ref}`ex-gpt-step`
-# lets you try some of these.
+# The first loss is $\log V$, the last is the floor. Two numbers that we knew beforehand, and between them many of the
+# mistakes one can make: unshifted targets show in the first, a forgotten `zero_grad` or a mask that blinds in the
+# last. A mask that leaks passes: it sinks below the floor, but here by less than a hundredth. {ref}`sec-gpt-leak` has
+# a test for it. {ref}`ex-gpt-step` lets you try some of these.
 #
 # ### One step under the hood
 #
@@ -555,15 +557,16 @@ for name, log in (("GPT", gpt_log), ("LSTM", lstm_log)):
 # ### Reading the curves
 #
 # {numref}`fig-gpt-curves` shows the loss on the text being read and on the validation plays, in nats per token, over
-# the tokens read. The training loss is measured on each batch *before* the model learns from it, and on a text that is
-# read about once such a batch is as new as the validation plays are. So there is no gap that would grow. What gap
-# there is, is that between authors' plays: the training plays resemble each other, the held-out ones are others.
+# the tokens read. The training loss is measured on each batch *before* the model learns from it, and on a text that
+# is read about once such a batch is as new as the validation plays are. So learning by heart opens no wide gap. What
+# gap there is at the end, about a quarter of a nat for the GPT, is mostly that between plays: the training plays
+# resemble each other, the held-out ones are others.
 
 # %%
 bill = {"counting": evaluate.nll(counting, ids["validation"])}
 bar = bill["counting"].mean().item()
 
-# %% mystnb={"figure": {"name": "fig-gpt-curves", "caption": "Loss over tokens read, for the GPT and the LSTM: on the batches (train) and on the whole validation text (val). The horizontal line is counting, which has read the whole text."}, "image": {"alt": "Line chart, loss in nats per token over millions of tokens read. Both networks fall steeply and then ever more slowly; the validation line of the GPT lies below that of the LSTM, and the training lines lie close to the validation lines throughout."}}
+# %% mystnb={"figure": {"name": "fig-gpt-curves", "caption": "Loss over tokens read, for the GPT and the LSTM: on the batches (train) and on the whole validation text (val). The horizontal line is counting, which has read the whole text."}, "image": {"alt": "Line chart, loss in nats per token over millions of tokens read. Both networks fall steeply and then ever more slowly; the validation line of the GPT lies below that of the LSTM, and the training lines start above the validation lines and end below them, by about 0.2 nats."}}
 ax = plots.axes("tokens read, millions", "nats per token")
 for name, log in (("GPT", gpt_log), ("LSTM", lstm_log)):
     read = [record["tokens"] / 1e6 for record in log]
@@ -676,8 +679,9 @@ print("the LSTM does not:", finals["LSTM"].minus(finals["counting"])[1] > 0)
 # fewer of them. Whatever distance the table shows belongs to these two recipes and not to the two ideas; an LSTM of
 # more width and patience does better {cite}`jozefowicz2016`.
 #
-# *The mixture beats them all*, by much more than they differ. So the GPT knows something that four and a half million
-# stored n-grams do not contain, and the n-grams hold something that it has not learnt.
+# *The mixture beats them all*, and its lead over the GPT and over counting is several times the difference between
+# those two. So the GPT knows something that four and a half million stored n-grams do not contain, and the n-grams
+# hold something that it has not learnt.
 #
 # Counting takes every line down at the first sight of it, exactly, and is then finished: {numref}`fig-ng-methods`
 # showed that longer contexts give it nothing more. Gradient descent spends six operations per parameter on every token
@@ -933,10 +937,10 @@ print("\n-----\n")
 print("ROMEO.\nOnce upon a time" + written(gpt, units, 100, prompt="ROMEO.\nOnce upon a time"))
 
 # %% [markdown]
-# Lines have the length of verse, speeches have speakers, sentences agree for a few words. No speech has a subject, and
-# nothing adds up. That is what a loss of this size buys. {ref}`ch-generation` gets better text from the same model by
-# choosing more carefully among what it offers, and document 1's "creative" stories ({ref}`err-quality-claims`) need a
-# model that is a thousand times larger.
+# Lines have the length of verse, speeches have speakers, sentences agree for a few words. No speech has a subject,
+# and nothing adds up. That is what a loss of this size buys. {ref}`ch-generation` shows, on a model of about this
+# size, how much depends on choosing carefully among what a model offers, and document 1's "creative" stories
+# ({ref}`err-quality-claims`) need a model that is a thousand times larger.
 #
 # (sec-gpt-overfitting)=
 # ## Overfitting, on purpose
@@ -970,7 +974,7 @@ runs = {
     "1/16 of the text": overfit(more),
 }
 
-# %% mystnb={"figure": {"name": "fig-gpt-overfit", "caption": "Overfitting and two remedies. Left: loss on the batches; right: loss on held-out plays. The run on little text learns its text by heart and gets worse on all others; dropout slows both; more text removes the problem."}, "image": {"alt": "Two line charts over 320 steps. Left: the training loss on the small text falls furthest, with dropout less, with more text least. Right: the held-out loss on the small text falls to 5.8 by step 64 and climbs to 7.3; with dropout it falls to 6.0 and barely rises; with more text it falls throughout, to 5.2."}}
+# %% mystnb={"figure": {"name": "fig-gpt-overfit", "caption": "Overfitting and two remedies. Left: loss on the batches; right: loss on held-out plays. The run on little text learns its text by heart and gets worse on all others; dropout slows both; more text removes the problem."}, "image": {"alt": "Two line charts over 320 steps. Left: the training loss on the small text falls furthest, with dropout less, with more text least. Right: the held-out loss on the small text falls to 5.8 by step 64 and climbs to 7.4; with dropout it falls to 6.0 and barely rises; with more text it falls throughout, to 5.3."}}
 left, right = plots.panels(2, size=(8.4, 3.4))
 steps = [record["step"] for record in runs["with dropout"][1]]
 for ax, part, label in ((left, "train_loss", "training"), (right, "val_loss", "held out")):
@@ -991,8 +995,8 @@ for name, (_, log) in runs.items():
 #
 # Three remedies, in the order of their strength:
 #
-# - *More text.* With sixteen times as much, nothing turns around, although model, steps and rate are the same. It is the
-#   best remedy, and the one that cannot always be had.
+# - *More text.* With sixteen times as much, nothing turns around, although model, steps and rate are the same. It is
+#   the best remedy, and the one that cannot always be had.
 # - *Stopping in time.* The curve on the right says when: at its lowest point. That is what validation data are for, and
 #   it costs nothing but looking. {ref}`ex-gpt-stop` makes a rule of it. Since the moment is *chosen* on the held-out
 #   text, its loss there is a little flattered, and the test text has to be another ({ref}`err-validation`).
@@ -1136,10 +1140,11 @@ print(tokenizer.decode(outputs[0]))
 #
 # ## The answer
 #
-# *What do one objective, minutes of computing and a Transformer add up to?* To a model that has gone from 8 bits per
-# byte to the figure in {numref}`tab-gpt-ruler`, by nothing but probability minus truth at the logits. It spells, keeps
-# the form of a play, and pays a little less for new plays than a table that has stored the whole text; it errs in other
-# places than the table does, and the two together are better than either. With more steps it leaves the table behind
+# *What do one objective, minutes of computing and a Transformer add up to?* To a model that has gone from a little
+# over 4 bits per byte, the price of guessing evenly among 1,024 tokens, to the figure in {numref}`tab-gpt-ruler`, by
+# nothing but probability minus truth at the logits. It spells, keeps the form of a play, and pays a little less for
+# new plays than a table that has stored the whole text; it errs in other places than the table does, and the two
+# together are better than either. With more steps it leaves the table behind
 # ({numref}`fig-gpt-long`). Which steps, and how to take them, is the subject of {ref}`ch-training`.
 #
 # ## What we learnt
@@ -1150,7 +1155,8 @@ print(tokenizer.decode(outputs[0]))
 # - A loss that is too good is a leak until proved otherwise.
 # - The smallest training loop has ten lines. One row of $T$ tokens asks $T$ questions at once.
 # - Means hide where models differ: compare token by token, and change the context to see what it causes.
-# - A GPT of minutes is level with counting and one of half an hour is ahead. They err differently; a mixture beats both.
+# - A GPT of minutes is level with counting and one of half an hour is ahead. They err differently; a mixture beats
+#   both.
 # - Overfitting shows in two curves, never in one. More text cures it; stopping in time and dropout soften it.
 # - Who has read a line often recites it; who has read it once does not.
 # - The same weights give the same logits in `transformers`, and run everything that is written for GPT-2.

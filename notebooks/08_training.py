@@ -289,17 +289,18 @@ for name, row in swept.items():
 
 # %% [markdown]
 # Each optimizer has its valley, and each wall has a reason: on the left the run is too short for such small steps, on
-# the right it is unstable. (SGD's valley lies at the edge of our range or beyond it.) Three lessons. Near the bottom a
-# factor of three costs little; a factor of thirty costs Muon more than its whole advantage over AdamW. Rates of
-# different optimizers are not comparable, so "we used the same learning rate for a fair comparison" is the opposite of
-# fair. And a new optimizer that was tuned against an old one that was not has shown nothing.
+# the right it is unstable. (SGD's valley lies at the edge of our range or beyond it.) Three lessons. Near its bottom
+# a factor of three costs Muon little more than a tenth of a nat, but AdamW up to four tenths, twice its advantage
+# over SGD; a factor of thirty costs Muon more than its whole advantage over AdamW. Rates of different optimizers are
+# not comparable, so "we used the same learning rate for a fair comparison" is the opposite of fair. And a new
+# optimizer that was tuned against an old one that was not has shown nothing.
 #
 # ## Schedules: up, then down
 #
 # Early and late steps want different rates. Early, the running averages of an adaptive optimizer are based on a few
 # gradients and can point anywhere, so the rate rises from zero: the *warm-up*. Late, the parameters jitter around in
-# the noise of the batches, and the size of the jitter is proportional to the rate, so it must fall
-# {cite}`robbins1951`. The cosine {cite}`loshchilov2017` is the customary shape,
+# the noise of the batches, and the loss that this jitter costs is about proportional to the rate, so the rate must
+# fall {cite}`robbins1951`. The cosine {cite}`loshchilov2017` is the customary shape,
 #
 # $$
 # \frac{\eta_s}{\eta_{\max}} = \begin{cases} (s+1)/w & s < w, \\
@@ -472,11 +473,11 @@ print(f"UV^T: {(G * (U @ Vt)).sum():.2f}, best of 10,000 random X: {best:.2f}")
 # $$ (eq-tr-ns)
 #
 # Dividing $G$ by its Frobenius norm brings all singular values below 1. Five steps of {eq}`eq-tr-ns`, called
-# Newton–Schulz, then push them towards 1. The coefficients $(3.4445, -4.7750, 2.0315)$ were tuned for a steep start: a
-# value of 0.01 is multiplied by more than three at each step. The price is that they never settle exactly at 1.
-# {numref}`fig-tr-ns` shows it on a real gradient.
+# Newton–Schulz, then push them towards 1. The coefficients $(3.4445, -4.7750, 2.0315)$ were tuned for a steep start:
+# a value of 0.01 is multiplied by more than three at each of the first three steps. The price is that they never
+# settle exactly at 1. {numref}`fig-tr-ns` shows it on a real gradient.
 
-# %% mystnb={"figure": {"name": "fig-tr-ns", "caption": "Newton-Schulz: what one, three and five steps do to a singular value (left), and the singular values of a real gradient before and after (right), divided by their largest before."}, "image": {"alt": "Left: three curves over the singular value from 0 to 1. After one step the curve is a hump; after five it rises almost at once to between 0.7 and 1.2 and stays there. Right: the 32 singular values of a gradient fall by two to three orders of magnitude before, and lie mostly between 0.7 and 1.2 after."}}
+# %% mystnb={"figure": {"name": "fig-tr-ns", "caption": "Newton-Schulz: what one, three and five steps do to a singular value (left), and the singular values of a real gradient before and after (right), divided by their largest before."}, "image": {"alt": "Left: three curves over the singular value from 0 to 1. After one step the curve is a hump; after five it rises almost at once to between 0.7 and 1.2 and stays there. Right: before, the 32 singular values of a gradient fall by more than four orders of magnitude; after, the first half lie between 0.7 and 1.2, and the rest fall off to 0.03."}}
 s = torch.linspace(0.001, 1, 300)
 mapped = {}
 a, b, c = optim.QUINTIC
@@ -765,8 +766,8 @@ print(f"share of the weights that a step at rate 0.0001 leaves where they were: 
 
 # %% [markdown]
 # Hence *mixed precision*: products in bfloat16, the weights themselves, the optimizer's averages and the loss in
-# float32. PyTorch's `autocast` chooses the dtype of each operation. The matrix products then have an error of about one
-# part in 250, which averages out; the loss of the laboratory hardly notices.
+# float32. PyTorch's `autocast` chooses the dtype of each operation. The matrix products then have an error of about
+# three thousandths, which averages out; the loss of the laboratory hardly notices.
 
 
 # %%
@@ -828,8 +829,8 @@ Markdown(tabulate(rows, heads, tablefmt="pipe", floatfmt=("", "", ".1f", ".0f"))
 
 # %% [markdown]
 # On this processor it buys nothing that could be told from noise ({numref}`tab-tr-compile`): most of a step is matrix
-# products, which stay as they are, and the first step costs half a minute. On a graphics card, where products are fast
-# and memory traffic is what one waits for, it pays as soon as a run is long enough to earn back the first step.
+# products, which stay as they are, and the first step costs 13 and 25 seconds. On a graphics card, where products are
+# fast and memory traffic is what one waits for, it pays as soon as a run is long enough to earn back the first step.
 #
 # ## The order of the data
 #
@@ -968,12 +969,12 @@ print(f"largest difference of the losses below 0.0001: {abs(one - two).max() < 1
 #
 # How much is each dial worth on a model that learns something? The *reference* is the small recipe that comes with
 # nanoGPT {cite}`karpathy2022nanogpt`: 4 blocks of width 128, context 64, 12 rows, 2,000 steps of AdamW at 0.001. Our
-# preset *fast* has about as many parameters. An *ablation* walks from one to the other. The first row is the
+# preset *fast* has three quarters of its parameters. An *ablation* walks from one to the other. The first row is the
 # reference in full. The second has only as many steps as *fast*; every later row adds one change to the row above it.
-# Three seeds each, on one core, recorded by the command below. {ref}`sec-gpt-real` introduced the details of the model;
-# the optimizer comes first here, since it decides at which rate all others are tried.
+# Three seeds each, on one core, recorded by the command below. {ref}`sec-gpt-real` introduced the details of the
+# model; the optimizer comes first here, since it decides at which rate all others are tried.
 
-# %% mystnb={"figure": {"name": "fig-tr-ablation", "caption": "The ablation: validation loss of three seeds (dot: mean, whisker: lowest to highest) as changes are added one by one, from the top down; the last row takes one back. The first row has the reference's full number of steps, all others that of the fast preset."}, "image": {"alt": "A dot chart with one row per change. The reference cut to few steps is far to the right, and the rows below it move left, except that of the squared ReLU; the longest move is that of the optimizer, and the last three rows lie left of the full reference."}}
+# %% mystnb={"figure": {"name": "fig-tr-ablation", "caption": "The ablation: validation loss of three seeds (dot: mean, whisker: lowest to highest) as changes are added one by one, from the top down; the last row takes one back. The first row has the reference's full number of steps, all others that of the fast preset."}, "image": {"alt": "A dot chart with one row per change. The reference cut to few steps is far to the right, and the rows below it move left, except that of the squared ReLU and, by a hair, that of the three blocks; the longest move is that of the optimizer, and the last three rows lie left of the full reference."}}
 runs = recorded("ablation")
 names = list(dict.fromkeys(run["name"] for run in runs))
 losses = {n: [run["val_loss"] for run in runs if run["name"] == n] for n in names}
@@ -998,14 +999,14 @@ glue("tr_share", float(seconds[names[ours]] / seconds[names[0]]), display=False)
 # The last column is training time as a share of the full reference. *fast* ends at {glue:text}`tr_fast:.3f` nats
 # where the full reference ends at {glue:text}`tr_full:.3f`, in {glue:text}`tr_share:.2f` of its time. The largest
 # single step is "{glue:text}`tr_largest`", worth {glue:text}`tr_largest_gain:.3f` nats. Taking a block away costs
-# hardly any loss and a quarter of the time. Rows whose whiskers overlap with the row above are not distinguishable with
-# three seeds, however plausible their story.
+# hardly any loss and saves almost a quarter of the time. Rows whose whiskers overlap with the row above are not
+# distinguishable with three seeds, however plausible their story.
 #
-# One row goes the wrong way. The squared ReLU, which won a large search for cheaper training {cite}`so2021`, makes things
-# *worse* where it is put in. Had we stopped reading at the paper, we would not have known. Has it earned its place in
-# the finished recipe? The last row takes it back: GELU is better there too, by {glue:text}`tr_gelu:.3f` nats, for every
-# seed, in the same time. So the next edition of *fast* should drop it. This edition keeps it, because the models of
-# other chapters were trained with it before we asked; the next section takes GELU.
+# One row clearly goes the wrong way. The squared ReLU, which won a large search for cheaper training {cite}`so2021`,
+# makes things *worse* where it is put in. Had we stopped reading at the paper, we would not have known. Has it earned
+# its place in the finished recipe? The last row takes it back: GELU is better there too, by {glue:text}`tr_gelu:.3f`
+# nats, for every seed, in the same time. So the next edition of *fast* should drop it. This edition keeps it, because
+# the models of other chapters were trained with it before we asked; the next section takes GELU.
 #
 # Read such a table with two cautions. The order matters: a change can be worth something only after another has been
 # made. And it holds at this size and length; a change that helps in the first minute may be a burden in the second
@@ -1016,11 +1017,11 @@ glue("tr_share", float(seconds[names[ours]] / seconds[names[0]]), display=False)
 # (sec-tr-long)=
 # ### The same means for longer
 #
-# The preset *long* spends the same means, with GELU, on a larger model and a wider context. The README of nanoGPT gives a mark to
-# compare with: 1.4697 nats per character on Shakespeare, with 10.7 million parameters, after minutes on an A100
-# {cite}`karpathy2022nanogpt`. The comparison is not exact. Our megabyte has other plays in its validation part, and the
-# reference recipe, which is said to end at 1.88 on theirs, ends at {glue:text}`tr_full:.2f` on ours. We wanted to be
-# below the mark in a quarter of an hour on two cores.
+# The preset *long* spends the same means, with GELU, on a larger model and a wider context. The README of nanoGPT
+# gives a mark to compare with: 1.4697 nats per character on Shakespeare, with 10.7 million parameters, after minutes
+# on an A100 {cite}`karpathy2022nanogpt`. The comparison is not exact. Our megabyte has other plays in its validation
+# part, and the reference recipe, which is said to end at 1.88 on theirs, ends at {glue:text}`tr_full:.2f` on ours. We
+# wanted to be below the mark in a quarter of an hour on two cores.
 
 # %% mystnb={"figure": {"name": "fig-tr-long", "caption": "The preset long, recorded on two cores: loss on the validation text and on the batches over minutes of training. The horizontal line is nanoGPT's mark."}, "image": {"alt": "Line chart over minutes. Validation and training loss fall together steeply, then slowly; the training loss ends lower. A horizontal line marks 1.47 nats, and the validation curve ends below it."}}
 rows = recorded("long")
@@ -1039,9 +1040,10 @@ print(f"1.4697 reached after {under[0]:.1f} minutes" if under else "1.4697 not r
 
 # %% [markdown]
 # The mark is passed within the quarter of an hour, with a fifth of the parameters. It took three tries, and what they
-# differed in is worth more than the mark. The first had windows of 192 characters and 1,500 steps. It ended a thousandth
-# above the mark, and its last hundred steps brought nothing any more: every line had been read almost five times, and
-# {numref}`fig-tr-long` shows, here too, how the two curves part when a model begins to know its text by heart
+# differed in is worth more than the mark. The first had windows of 192 characters and 1,500 steps. It ended a
+# thousandth above the mark, and its last hundred steps brought nothing any more: every line had been read almost five
+# times, and {numref}`fig-tr-long` shows, here too, how the two curves part when a model begins to know its text by
+# heart
 # ({ref}`sec-gpt-overfitting`). The second, with a threefold weight decay, learnt more slowly and was given up half-way.
 # The third is the one above: as many characters a step, but in windows of 256, and 1,200 steps. A longer window is
 # easier to predict on average, because only its first characters come without a context. And 1,200 steps stop before
@@ -1062,22 +1064,25 @@ for row in recorded("bench"):
 
 # %% [markdown]
 # Where do we stand? The reference shape trains at about one and a half times the speed of `transformers`; of a wider
-# model less, since there the matrix products, which are the same in both, take a larger share. Generation with a cache
-# was promised at twice their speed. The smallest model comes near that, the others do not: what our loop saves is Python
-# between the products, and the larger the model, the less of that there is. SmolLM2 in 32-bit floats was promised at one
-# and a half times. Token by token it stays below, since both libraries wait for the same half a gigabyte a token
+# model less, since there the matrix products, which are the same in both, take a larger share. Generation with a
+# cache was promised at twice their speed. The smallest model comes near that, the others do not: what our loop saves
+# is Python between the products, and the larger the model, the less of that there is. SmolLM2 in 32-bit floats was
+# promised at one and a half times. Token by token it stays below, since both libraries wait for the same half a
+# gigabyte a token
 # ({ref}`sec-llm-speed`). With guesses that are checked along ({ref}`sec-llm-guess`), the same text comes one and a half
-# to two and a half times as fast where it repeats something, and a quarter faster where it does not. With four or eight
-# bits a weight the model is about twice as fast as `transformers`, and far from what memory allows: there the waiting is
-# for the code again. Counting and tokenizers are ahead of the libraries that they teach, except for tiktoken, which
-# encodes several times as fast as we do. And *fast* is at 1.88 in well under a quarter of the reference's time.
+# to two and a half times as fast where it repeats something, and a quarter faster where it does not. With eight bits
+# a weight the model is 1.6 times as fast as `transformers`, with four bits twice, and both are far from what memory
+# allows: there the waiting is for the code again. Counting and tokenizers are ahead of the libraries that they teach,
+# except for tiktoken, which encodes several times as fast as we do. And *fast* is at 1.88 in well under a quarter of
+# the reference's time.
 
 # %% [markdown]
 # (sec-tr-scaling)=
 # ## A small scaling law
 #
 # More parameters, more data and more steps lower the loss, and they do so with surprising regularity: over many
-# orders of magnitude the part of the loss that can be learnt falls as a power of the size {cite}`kaplan2020`,
+# orders of magnitude the loss falls as a power of the size {cite}`kaplan2020`. With a constant for the part that
+# cannot be learnt, as in {cite}`hoffmann2022`, this is
 #
 # $$
 # L(N) \approx E + A\, N^{-\alpha},

@@ -188,7 +188,7 @@ theirs = logits_process.TemperatureLogitsWarper(0.5)(None, p.log()[None]).softma
 torch.testing.assert_close(theirs, by_hand)
 print(by_hand.numpy().round(3))
 
-# %% mystnb={"figure": {"name": "fig-gen-temperature", "caption": "Temperature 0.5 in one picture: high bars grow and low bars shrink, as every probability is squared and the row scaled to sum to one."}, "image": {"alt": "The two bar charts with a second, hatched series. Left: the first few bars grow and the others shrink. Right: the one high bar stays close to 1."}}
+# %% mystnb={"figure": {"name": "fig-gen-temperature", "caption": "Temperature 0.5 in one picture: high bars grow and low bars shrink, as every probability is squared and the row scaled to sum to one."}, "image": {"alt": "The two bar charts with a second, hatched series. Left: the first bar grows about fivefold, the next ones to about double, the last hardly; the tokens that shrink are not among the twelve. Right: the one high bar stays close to 1."}}
 picture(lambda z: next_token_probs(z, temperature=0.5), "T = 0.5")
 
 # %% [markdown]
@@ -310,10 +310,10 @@ for name, (value, warper, kept) in warpers.items():
 # %% mystnb={"figure": {"name": "fig-gen-topk", "caption": "Top-k with k = 4 in one picture. Where the distribution is flat, good tokens are lost; where it is peaked, three poor ones are kept."}, "image": {"alt": "Left: four bars grow, the other eight vanish. Right: the one high bar is unchanged."}}
 picture(lambda z: next_token_probs(z, top_k=4), "top-k, k = 4")
 
-# %% mystnb={"figure": {"name": "fig-gen-topp", "caption": "Top-p with p = 0.5 in one picture: as many tokens as half the probability needs, many on the left and one on the right."}, "image": {"alt": "Left: about ten bars grow, the last vanish. Right: the one high bar becomes exactly 1."}}
+# %% mystnb={"figure": {"name": "fig-gen-topp", "caption": "Top-p with p = 0.5 in one picture: as many tokens as half the probability needs, many on the left and one on the right."}, "image": {"alt": "Left: all twelve bars grow to about twice their height. Right: the one high bar becomes exactly 1."}}
 picture(lambda z: next_token_probs(z, top_p=0.5), "top-p, p = 0.5")
 
-# %% mystnb={"figure": {"name": "fig-gen-minp", "caption": "Min-p with p = 0.2 in one picture: what is at least a fifth as likely as the likeliest token stays."}, "image": {"alt": "Left: several bars grow, those below a fifth of the highest vanish. Right: the one high bar becomes exactly 1."}}
+# %% mystnb={"figure": {"name": "fig-gen-minp", "caption": "Min-p with p = 0.2 in one picture: what is at least a fifth as likely as the likeliest token stays."}, "image": {"alt": "Left: all twelve bars grow almost threefold, since even the last is more than a fifth as high as the first. Right: the one high bar becomes exactly 1."}}
 picture(lambda z: next_token_probs(z, min_p=0.2), "min-p, p = 0.2")
 
 # %% [markdown]
@@ -350,7 +350,7 @@ for _ in range(200):
     assert (other * (other / p[kept]).log()).sum() >= nearest
 print("200 other distributions on the same four tokens are all further from the model")
 
-# %% mystnb={"figure": {"name": "fig-gen-kept", "caption": "Tokens kept at some thousand positions of fresh text, sorted by the entropy of the model's distribution into ten groups: mean number kept in each group."}, "image": {"alt": "Three lines over entropy on a logarithmic scale. Top-k is a horizontal line at 20. Top-p with 0.9 rises from 1 token at low entropy to more than a hundred at high entropy. Min-p rises from 1 to a few dozen."}} tags=["nbval-ignore-output"]
+# %% mystnb={"figure": {"name": "fig-gen-kept", "caption": "Tokens kept at some thousand positions of fresh text, sorted by the entropy of the model's distribution into ten groups: mean number kept in each group."}, "image": {"alt": "Three lines over entropy on a logarithmic scale. Top-k is a horizontal line at 20. Top-p with 0.9 rises from about 8 tokens at low entropy to almost 180 at high entropy. Min-p rises from 1 to a few dozen."}} tags=["nbval-ignore-output"]
 rules = {
     "top-k, k = 20": {"top_k": 20},
     "top-p, p = 0.9": {"top_p": 0.9},
@@ -450,8 +450,8 @@ print(decoded_text)
 # 1. *"`max_length` is the maximum length of the generated text."* It counts the prompt too ({ref}`err-max-length`).
 #    What limits the continuation is `max_new_tokens`.
 # 2. *"`num_return_sequences` is the number of generated texts."* Only with sampling or beams ({ref}`err-num-return`).
-# 3. `encode` returns ids without the attention {term}`mask` ({ref}`err-attention-mask`). The library warns. For a single
-#    prompt it guesses right; {ref}`sec-gen-batches` shows a case where no guess helps.
+# 3. `encode` returns ids without the attention {term}`mask` ({ref}`err-attention-mask`). The library warns. For a
+#   single prompt it guesses right; {ref}`sec-gen-batches` shows a case where no guess helps.
 
 # %%
 same = generate(model, tokenizer.encode(input_text), 50 - input_ids.shape[1], temperature=0.0)
@@ -646,7 +646,7 @@ for name, key in short.items():
 # {numref}`fig-gen-steps` shows the same in time. It is the figure that made the point in {cite}`holtzman2020`: the
 # probability of each written token, step by step.
 
-# %% mystnb={"figure": {"name": "fig-gen-steps", "caption": "Probability that the model gave to each token of three continuations of one prompt: by a person, by greedy decoding, and drawn with top-p 0.9."}, "image": {"alt": "Three panels over 80 steps. Human text jumps between nearly 0 and 1 at every step. The curve of greedy text never comes near 0. The sampled text jumps like the human one."}} tags=["nbval-ignore-output"]
+# %% mystnb={"figure": {"name": "fig-gen-steps", "caption": "Probability that the model gave to each token of three continuations of one prompt: by a person, by greedy decoding, and drawn with top-p 0.9."}, "image": {"alt": "Three panels over 80 steps. Human text jumps between nearly 0 and 1 at every step. The curve of greedy text often falls to about 0.1, but never below 0.03. The sampled text jumps like the human one."}} tags=["nbval-ignore-output"]
 names = ("human", "greedy", "top-p, p = 0.9")
 pick = int(np.argsort(measured["greedy"]["repeated 4-grams"])[PASSAGES // 2])
 for ax, name in zip(plots.panels(3, size=(9.0, 2.6)), names, strict=True):
@@ -745,7 +745,7 @@ def detected(machine, human):
 
 caught = {name: detected(texts[name], texts["human"]) for name in SETTINGS}
 
-# %% mystnb={"figure": {"name": "fig-gen-detect", "caption": "How well a bigram classifier tells generated continuations from human ones: share of 192 decisions that are right, with a 95 % interval. Guessing gives 0.5."}, "image": {"alt": "A dot chart. Greedy decoding is recognised nearly always, with and without penalty. Top-p and sampling at temperature 1 are recognised in about seven of ten cases, the other rules lie between."}} tags=["nbval-ignore-output"]
+# %% mystnb={"figure": {"name": "fig-gen-detect", "caption": "How well a bigram classifier tells generated continuations from human ones: share of 192 decisions that are right, with a 95 % interval. Guessing gives 0.5."}, "image": {"alt": "A dot chart. Greedy decoding is recognised nearly always, with and without penalty. Sampling at temperatures 1 and 1.3 is recognised in about three of four cases, top-p in eight of ten, and the other rules lie between these and greedy decoding."}} tags=["nbval-ignore-output"]
 values = [found[0] for found in caught.values()]
 plots.dots(list(caught), values, "right decisions", [found[1:] for found in caught.values()])
 print({name: round(found[0], 2) for name, found in caught.items()})
@@ -913,7 +913,7 @@ for n in (1, 4, 16, 64):
     found = [beam(model, ids, 40, n, length_penalty=0.0, stop=ends)[0] for ids in cues]
     lengths[f"{n} beam" + "s" * (n > 1)] = np.array([len(h.ids) for h in found], dtype=float)
 
-# %% mystnb={"figure": {"name": "fig-gen-short", "caption": "The beam curse: tokens in a speaker's first line, by a person, by sampling, and found by beam search on plain log-probability. Means over some thirty lines with 95 % intervals."}, "image": {"alt": "A dot chart. Human and sampled lines have about 14 tokens. Lines found by beam search get shorter as the number of beams grows, down to almost no token with 64 beams."}} tags=["nbval-ignore-output"]
+# %% mystnb={"figure": {"name": "fig-gen-short", "caption": "The beam curse: tokens in a speaker's first line, by a person, by sampling, and found by beam search on plain log-probability. Means over some thirty lines with 95 % intervals."}, "image": {"alt": "A dot chart. Human lines have about 15 tokens, sampled ones about 12. Lines found by beam search get shorter as the number of beams grows, down to almost no token with 64 beams."}} tags=["nbval-ignore-output"]
 spans = {name: interval(values) for name, values in lengths.items()}
 values = [span[0] for span in spans.values()]
 plots.dots(list(spans), values, "tokens in the line", [span[1:] for span in spans.values()])
@@ -1226,8 +1226,8 @@ glue("gen_copied_plain", 100 * float(shares["T = 1"].mean()), display=False)
 # The other answers of the essays about generation, in short:
 #
 # - "You can still use a pretrained model on a personal computer to fine-tune or generate" (document 1): true, and here
-#   even for training. Generation needs the weights in memory and, by {numref}`tab-gen-cost`, the cache beside them. -
-#   "Text generation: news, stories, mails" (documents 0 and 2) names uses, for each of which the right decoder differs:
+#   even for training. Generation needs the weights in memory and, by {numref}`tab-gen-cost`, the cache beside them.
+# - "Text generation: news, stories, mails" (documents 0 and 2) names uses, for each of which the right decoder differs:
 #   a reply in a fixed format wants a low temperature, a story does not.
 # - "Generates coherent, logically correct text" (document 2) is more than any next-token rule promises
 #   ({ref}`err-logical`). And not every model that the essays list can be used like this at all: BERT predicts masked
@@ -1237,14 +1237,14 @@ glue("gen_copied_plain", 100 * float(shares["T = 1"].mean()), display=False)
 #
 # ## The answer
 #
-# **Given the probabilities, which token should we write?** Neither the likeliest nor just any. On our model the most
-# probable text, found by greedy decoding or by beams, has {glue:text}`gen_nats_greedy:.1f` or
+# **Given the probabilities, which token should we write?** Neither the likeliest nor just any. On our model text that
+# is sought for its probability, by greedy decoding or by beams, has {glue:text}`gen_nats_greedy:.1f` or
 # {glue:text}`gen_nats_beam:.1f` nats of surprisal per token where human text has {glue:text}`gen_nats_human:.1f`, and
 # it repeats itself many times as often; more search makes it more probable, and shorter, and no more human. Sampling
-# from the model itself has human surprisal and is hard to recognise, at the price of everything that the model has got
-# wrong. Cutting the tail by a rule that follows the shape of the distribution, top-p or min-p, buys plausibility with
-# variety; how much, is for the use to say. How the choice is made costs next to nothing. How the model is called costs
-# everything, and the cache gives the same text at a fraction of the work.
+# from the model itself has human surprisal and is harder to recognise than text from the rules that cut, at the price
+# of everything that the model has got wrong. Cutting the tail by a rule that follows the shape of the distribution,
+# top-p or min-p, buys plausibility with variety; how much, is for the use to say. How the choice is made costs next
+# to nothing. How the model is called costs everything, and the cache gives the same text at a fraction of the work.
 
 # %% [markdown]
 # ## What we learnt
@@ -1254,7 +1254,8 @@ glue("gen_copied_plain", 100 * float(shares["T = 1"].mean()), display=False)
 #   Without sampling it does nothing, and the program of document 1 shows that nobody notices.
 # - Top-k keeps a fixed number, top-p a fixed share, min-p a fixed ratio. Only the last two follow the shape of the
 #   distribution. Scaling what is kept is the nearest distribution to the model, at a cost of $-\log p(S)$.
-# - The most probable text is not typical: greedy and beam text is bland, and every deterministic rule ends in a loop.
+# - The most probable text is not typical: greedy and beam text is bland, and every rule that takes the next token
+#   from the last $m$ alone, without chance, ends in a loop.
 # - Plausibility and variety are traded: what a second model likes best is easy to recognise as made by a machine.
 # - Beam search finds more probable texts than greedy decoding, and with plain log-probability shorter ones.
 # - Prompts of different length can share a batch, with the padding hidden and a generator for each row.
@@ -1389,8 +1390,8 @@ for cut in product((1, 2, 3), repeat=3):
 # proposal $i$ with probability $\min(1, p_i / q_i)$. If it refuses, the token is drawn from the part of $p$ that $q$
 # left uncovered, $\max(p - q, 0)$, scaled to sum to one. Show that the token that comes out has distribution $p$
 # {cite}`leviathan2023`. Then write `speculate(p, q)`: the vector of acceptance probabilities, and the distribution
-# after a refusal (if nothing is uncovered, return $p$). Several accepted tokens cost the large model one pass. Chapter 12
-# does it with guesses that are certain of themselves ({ref}`sec-llm-guess`).
+# after a refusal (if nothing is uncovered, return $p$). Several accepted tokens cost the large model one pass.
+# Chapter 12 does it with guesses that are certain of themselves ({ref}`sec-llm-guess`).
 # ```
 
 
@@ -1459,10 +1460,10 @@ assert readers(model.config, exact, 64) == 6, "two bytes a number unless told ot
 #   proposed. Fan and colleagues {cite}`fan2018` introduced top-k for stories; Nguyen and colleagues
 #   {cite}`nguyen2025minp` min-p; Meister and colleagues {cite}`meister2023` typical sampling.
 # - Welleck and colleagues {cite}`welleck2020` change the training objective instead of the decoder; Xu and colleagues
-#   {cite}`xu2022loop` study the loop of study the loop of {numref}`fig-gen-loop`.
+#   {cite}`xu2022loop` study the loop of {numref}`fig-gen-loop`.
 # - Koehn and Knowles {cite}`koehn2017` and Stahlberg and Byrne {cite}`stahlberg2019` on what wide beams do to
 #   translation.
-# - Pillutla and colleagues {cite}`pillutla2021` compare distributions of text with one number, MAUVE, where this chapter
-#   uses several.
+# - Pillutla and colleagues {cite}`pillutla2021` compare distributions of text with one number, MAUVE, where this
+#   chapter uses several.
 # - Pope and colleagues {cite}`pope2022` on the arithmetic and memory of inference at scale; Kwon and colleagues
 #   {cite}`kwon2023` on cache memory in pages; Leviathan and colleagues {cite}`leviathan2023` on speculative decoding.

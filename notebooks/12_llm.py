@@ -1148,6 +1148,7 @@ requests = {
 }
 
 
+# %%
 class Counted:
     """A model that counts how often it is called."""
 
