@@ -179,7 +179,7 @@ def _steps(model, prompts, max_new_tokens, seed=0, stop=(), cache=True, draft=No
         guesses = reader.fitting(draft(reader.texts[0]))[: left - 1] if draft else []
         scores = reader.logits(guesses)
         for logits, guess in zip(scores.split(1), [*guesses, None], strict=True) if guesses else [(scores, None)]:
-            starts = [len(prompts[row]) for row in rows]
+            starts = (len(prompts[row]) for row in rows)  # not counted unless asked for
             tokens = _choose(logits, reader.texts, starts, [generators[row] for row in rows], **how)
             alive = [i for i, token in enumerate(tokens) if token not in stop]
             if len(alive) < len(rows):

@@ -1,6 +1,6 @@
 """Tokens per second of cached greedy generation: ours beside `transformers`, same weights, same process, same text out.
 
-Run: python tests/benchmarks/bench_generation.py (about four minutes)
+Run: python tests/benchmarks/bench_generation.py (about six minutes)
 
 1. GPT-2's architecture in three sizes, random weights. Promised: at least twice the tokens per second for one prompt.
 2. SmolLM2, read from its file by both; then ours with its weights in fewer bits. Promised: 1.5 times in 32-bit floats.
