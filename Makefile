@@ -42,7 +42,7 @@ check: $(READY)
 test: $(READY)
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	@$(BIN)/python -m pytest $(TWO) --ignore=tests/test_book.py
-	@$(BIN)/python -m pytest -p no:cacheprovider $(TWO) --nbval --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg notebooks
+	@$(BIN)/python -m pytest -p no:cacheprovider $(TWO) --no-loadscope-reorder --nbval --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg notebooks
 	@$(MAKE) book
 	@$(BIN)/python -m pytest tests/test_book.py
 

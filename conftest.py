@@ -16,6 +16,10 @@ NUMBER = re.compile(r"[-+]?\d+\.\d+(?:e[-+]?\d+)?")
 WIDTH = re.compile(r"([ -])\1+")  # "9.99" and "10.00" shift what is beside and between them
 NOT_COMPARED = ("image/svg+xml", "stderr")
 
+ORDER = "17 10 09 16 04 03 13 05 08 12 11 07 14 app 01 15 02 06".split()
+"""How two workers take the notebooks: long ones first; and those that read SmolLM2 one at a time, as far as it goes,
+since each of them uses all that the memory can give."""
+
 
 class Printed(str):
     """Text that equals another within the tolerance above.
@@ -64,6 +68,13 @@ def pytest_configure(config: pytest.Config) -> None:
             source, allow_stdin=allow_stdin, stop_on_error=False
         )
         IPyNbCell.sanitize = lambda cell, text: Printed(sanitize(cell, text)) if isinstance(text, str) else text
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts the notebooks in the order above, and new ones at the end."""
+    names = [item.path.name.split("_")[0] for item in items]
+    places = [ORDER.index(name) if name in ORDER else len(ORDER) for name in names]
+    items[:] = [items[i] for i in sorted(range(len(items)), key=places.__getitem__)]
 
 
 def pytest_collectstart(collector: pytest.Collector) -> None:

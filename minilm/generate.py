@@ -11,9 +11,10 @@ References: Fan et al. 2018 (top-k); Holtzman et al. 2020 (top-p); Nguyen et al.
 """
 
 from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from .contract import LanguageModel
@@ -232,7 +233,7 @@ class Reader:
             shared = common(texts) if fits and alike and len(texts) > 1 else 0
             self.cache = model.new_cache(1 if shared else len(texts), longest + room)
             if shared:
-                model(torch.tensor([self.texts[0][:shared]]), self.cache)
+                logits_at(model, torch.tensor([self.texts[0][:shared]]), self.cache, (ALL, -1))
                 self.cache.reorder(torch.zeros(len(texts), dtype=torch.long))
                 self.unread = [text[shared:] for text in self.texts]
 
@@ -249,12 +250,12 @@ class Reader:
         lengths = [len(ids) for ids in self.unread]
         longest = max(lengths)
         ids = torch.tensor([ids + [0] * (longest - len(ids)) for ids in self.unread])  # padded on the right
-        logits = self.model(ids) if self.cache is None else self.model(ids, self.cache)
         if min(lengths) == longest:
-            return logits[0, -1 - len(guesses) :] if guesses else logits[:, -1]
+            return logits_at(self.model, ids, self.cache, (0, slice(-1 - len(guesses), None)) if guesses else (ALL, -1))
+        logits = logits_at(self.model, ids, self.cache, (torch.arange(len(ids)), torch.tensor(lengths) - 1))
         if self.cache is not None:
             self.cache.keep(self.cache.lengths - longest + torch.tensor(lengths))
-        return logits[torch.arange(len(ids)), torch.tensor(lengths) - 1]
+        return logits
 
     def append(self, tokens: Sequence[int]) -> None:
         """One more token for every text."""
@@ -277,6 +278,21 @@ class Reader:
         self.texts = [self.texts[row].copy() for row in rows]
         if self.cache is not None:
             self.cache.reorder(torch.tensor(rows, dtype=torch.long))
+
+
+ALL = slice(None)
+
+
+def logits_at(model: LanguageModel, ids: Int[Tensor, "B T"], cache: Any, at: tuple) -> Float[Tensor, "N V"]:
+    """``model(ids, cache)[at]``: the logits at some places of a text.
+
+    Where a prompt is read, a model with an output layer apart asks it nowhere else. That saves a part of the time, and
+    for a long prompt and a large vocabulary more memory than the model takes.
+    """
+    how = (ids,) if cache is None else (ids, cache)
+    if ids.shape[1] > 1 and hasattr(model, "before_head"):
+        return model.head(model.before_head(*how)[at])
+    return model(*how)[at]
 
 
 def common(rows: Sequence[Sequence[int]]) -> int:

@@ -68,6 +68,10 @@ class GPT(nn.Module):
 
     def forward(self, ids: Int[Tensor, "B T"], cache: KVCache | None = None) -> Float[Tensor, "B T V"]:
         """Logits of the next token after each of ``ids``; with a cache, ``ids`` are only what is new."""
+        return self.head(self.before_head(ids, cache))
+
+    def before_head(self, ids: Int[Tensor, "B T"], cache: KVCache | None = None) -> Float[Tensor, "B T D"]:
+        """What `forward` gives to the output layer, which may cost as much as many blocks: ask it where it matters."""
         if (T := ids.shape[1]) > self.context:
             raise ValueError(f"ids holds {T} tokens, the model reads at most {self.context}: cut the text into windows")
         positions = cache.positions(T) if cache else torch.arange(T, device=ids.device)[None]
@@ -83,7 +87,7 @@ class GPT(nn.Module):
         x = self.stack(x, **how)
         if cache:
             cache.advance(T)
-        return self.head(x)
+        return x
 
     def embed(
         self, ids: Int[Tensor, "B T"], positions: Int[Tensor, "*B T"], before: Int[Tensor, "B K"] | None = None

@@ -73,8 +73,17 @@ class Watched:
         self.model, self.vocab_size, self.context = model, model.vocab_size, model.context
         if hasattr(model, "new_cache"):
             self.new_cache = model.new_cache
+        if hasattr(model, "before_head"):
+            self.before_head = model.before_head
 
     def __call__(self, ids: Int[Tensor, "B T"], *cache: Any) -> Float[Tensor, "B T V"]:
-        logits = self.model(ids, *cache)
-        self.scores: Float[Tensor, " V"] = logits[-1, -1]
+        return self.kept(self.model(ids, *cache))
+
+    def head(self, x: Float[Tensor, "*B D"]) -> Float[Tensor, "*B V"]:
+        """The model's output layer, where it has one apart."""
+        return self.kept(self.model.head(x))
+
+    def kept(self, logits: Float[Tensor, "*B V"]) -> Float[Tensor, "*B V"]:
+        """The logits, the last row of which is kept."""
+        self.scores: Float[Tensor, " V"] = logits.flatten(0, -2)[-1]
         return logits

@@ -24,7 +24,7 @@ from .batching import pad
 from .chat import Message
 from .contract import LanguageModel
 from .evaluate import nll
-from .generate import common
+from .generate import ALL, common, logits_at
 from .tokenizer import Tokenizer
 
 Prompt = str | Sequence[Message]
@@ -92,7 +92,7 @@ def label_scores(
         raise ValueError(f"prompt and label hold {longest} tokens, the model reads {model.context}: shorten the text")
     cache = model.new_cache(1, longest)
     if shared := common(rows):
-        model(torch.tensor([rows[0][:shared]]), cache)
+        logits_at(model, torch.tensor([rows[0][:shared]]), cache, (ALL, -1))
     scores = torch.empty(len(rows), len(labels))
     order = sorted(range(len(rows)), key=lambda place: len(rows[place]))  # so that little is padded
     for start in range(0, len(order), batch_size):
@@ -105,9 +105,8 @@ def _scored(model, cache, rests: list[list[int]], endings: list[list[int]]) -> F
     """Scores of the endings after texts that the cache has read but for their rests."""
     before, lengths = cache.lengths[0], torch.tensor([len(rest) for rest in rests])
     own = fork(cache, [0] * len(rests))
-    logits = model(pad(rests, 0), own)
+    next_token = logits_at(model, pad(rests, 0), own, (torch.arange(len(rests)), lengths - 1)).log_softmax(-1)
     own.keep(before + lengths)
-    next_token = logits[torch.arange(len(rests)), lengths - 1].log_softmax(-1)
     scores = next_token[:, [ending[0] for ending in endings]].float()
     for column, ending in enumerate(endings):
         if len(ending) > 1:

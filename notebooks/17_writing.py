@@ -87,7 +87,7 @@ END = {tokenizer.specials[chat.END]}
 
 
 # %%
-def said(requests, length, begin=None, batch=48, **how):
+def said(requests, length, begin=None, batch=128, **how):
     """The answer to each request: greedy, unless a temperature is given."""
     talks = [[{"role": "user", "content": r}] if isinstance(r, str) else r for r in requests]
     prompts = [chat.encode(tokenizer, talk) for talk in talks]
@@ -287,16 +287,12 @@ def letter_marks(text, who, matter):
 # {ref}`ch-text`.) An instruction can be ignored; what is already written cannot.
 
 # %%
-written = {
-    "template": [
-        f"Dear {who},\n\nI write about {it}.\n\nYours,\nSam Miller" for who, it in letters
-    ],
-    "asked": said(asked, 100),
-}
 openings = [f"Dear {who},\n\nI am writing" for who, _ in letters]
-bodies = said(asked, 70, begin=openings)
+both = said(asked * 2, 100, begin=[""] * 8 + openings)  # in one batch: it takes as long as one half
+merge = "Dear {},\n\nI write about {}.\n\nYours,\nSam Miller"
+written = {"template": [merge.format(*letter) for letter in letters], "asked": both[:8]}
 cut = lambda text: CLOSING.split(text)[0].strip().rsplit(".", 1)[0]  # whole sentences
-written["begun and signed"] = [cut(text) + ".\n\nYours,\nSam Miller" for text in bodies]
+written["begun and signed"] = [cut(text) + ".\n\nYours,\nSam Miller" for text in both[8:]]
 
 # %% mystnb={"figure": {"name": "tab-wr-letters", "caption": "Eight letters a row: shares with 95 % intervals. All four: a letter that could go out, as far as its form goes."}} tags=["nbval-ignore-output"]
 table = []
@@ -802,11 +798,9 @@ def by_example(texts, shots, language, length=20):
         "\n".join([*(line(*pair) for pair in some), line(text)])
         for text, some in zip(texts, shots, strict=True)
     ]
-    ids, found = [tokenizer.encode(prompt) for prompt in prompts], []
+    ids, stop = list(map(tokenizer.encode, prompts)), {tokenizer.encode("\n")[0]}
     with threads():
-        for i in range(0, len(ids), 24):
-            stop = {tokenizer.encode("\n")[0]}
-            found += generate_batch(model, ids[i : i + 24], length, temperature=0.0, stop=stop)
+        found = generate_batch(model, ids, length, temperature=0.0, stop=stop)
     return [tokenizer.decode(one).strip() for one in found]
 
 
@@ -1065,7 +1059,8 @@ for k in (0, 3, 9):
     recalled[f"told {k} turns ago"] = talks
 twice = [rng.sample(NOUNS, 2) for _ in range(12)]
 recalled["changed 2 turns ago"] = [(new, recall_talk(new, 2, rng, old)) for new, old in twice]
-found = {k: said([talk for _, talk in talks], 12) for k, talks in recalled.items()}
+texts = iter(said([talk for talks in recalled.values() for _, talk in talks], 12))
+found = {k: [next(texts) for _ in talks] for k, talks in recalled.items()}
 hits = {
     k: [word in words(text) and sum(n in words(text) for n in NOUNS) == 1
         for (word, _), text in zip(recalled[k], texts, strict=True)]
@@ -1180,10 +1175,13 @@ Calvoria Drenmark Eskania Farlund Golvia Hestria Jorvania Lumaria Noravia Welmar
 DOUBT = re.compile(r"\b(not|no|unknown|fictional|fictitious|sorry|unable|unfamiliar)\b|n't", re.I)
 careful = [{"role": "system", "content": 'If you are not sure, say "I do not know."'}]
 asks = lambda c: [{"role": "user", "content": question(c)}]
-doubts = {}
-for name, before in (("as it comes", []), ("told to say so", careful)):
-    for kind, places in (("real", COUNTRIES), ("invented", NOWHERE)):
-        doubts[name, kind] = said([before + asks(c) for c in places], 16)
+talks = {
+    (name, kind): [before + asks(country) for country in places]
+    for name, before in (("as it comes", []), ("told to say so", careful))
+    for kind, places in (("real", COUNTRIES), ("invented", NOWHERE))
+}
+texts = iter(said([talk for some in talks.values() for talk in some], 16))
+doubts = {key: [next(texts) for _ in some] for key, some in talks.items()}
 
 # %% mystnb={"figure": {"name": "tab-wr-refusal", "caption": "Questions for the capitals of twenty real and of twenty invented countries, with 95 % intervals. The best that could be: the first column 1, the second 0, the third 1."}} tags=["nbval-ignore-output"]
 table = [("always: I do not know", share([False] * 20), share([True] * 20), share([True] * 20))]

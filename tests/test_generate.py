@@ -188,9 +188,9 @@ def test_cache_is_used():
     class Counting(GPT):
         read = 0
 
-        def forward(self, ids, cache=None):
+        def before_head(self, ids, cache=None):
             self.read += ids.numel()
-            return super().forward(ids, cache)
+            return super().before_head(ids, cache)
 
     model = Counting(Config(V, CONTEXT, d_model=16, n_layers=1, n_heads=2))
     generate(model, [1, 2, 3], 10)
@@ -201,6 +201,19 @@ def test_cache_is_used():
     model.read = 0
     generate_batch(model, [[1, 2, 3, 4], [1, 2, 3, 5, 6], [1, 2, 3, 4]], 4)
     assert model.read == 3 + 3 * 2 + 3 * 3, "what all prompts begin with is read once; a rest is padded to the longest"
+
+
+@pytest.mark.parametrize("cache", [True, False])
+def test_output_layer_is_asked_for_what_comes_next_only(cache):
+    model, rows = gpt(), []
+    model.head.register_forward_hook(lambda layer, inputs, output: rows.append(inputs[0].numel() // 16))
+    prompts = [[1, 2, 3, 4], [5, 6], [7]]
+    together = generate_batch(model, prompts, 4, cache=cache)
+    assert sum(rows) == 3 * 4 if cache else rows[0] == 3
+    assert together == [generate(model, prompt, 4, seed=b, cache=cache) for b, prompt in enumerate(prompts)]
+    rows.clear()
+    generate(model, [1, 2, 3], 3, draft=lambda text: [9, 9], cache=cache)
+    assert rows[0] == 3, "after the prompt, and after each guess"
 
 
 # Guesses
@@ -228,9 +241,9 @@ def test_right_guesses_save_calls_and_wrong_ones_cost_none():
     class Counting(GPT):
         calls = read = 0
 
-        def forward(self, ids, cache=None):
+        def before_head(self, ids, cache=None):
             self.calls, self.read = self.calls + 1, self.read + ids.numel()
-            return super().forward(ids, cache)
+            return super().before_head(ids, cache)
 
     torch.manual_seed(0)
     model = opinionated(Counting(Config(V, CONTEXT, d_model=16, n_layers=1, n_heads=2)))

@@ -55,7 +55,7 @@ def test_scores_are_those_of_the_whole_text(kind, shots, talk):
 @pytest.mark.parametrize("kind", ["gpt", "lstm"])
 def test_the_shared_beginning_is_read_once(kind):
     model, widths = models()[kind], []
-    model.register_forward_pre_hook(lambda _, inputs: widths.append(inputs[0].shape))
+    model.embedding.register_forward_pre_hook(lambda _, inputs: widths.append(inputs[0].shape))
     shots = [("a fine film", "positive")] * 20
     prompts = [few_shot(f"{word} film", shots) for word in ("fine", "dull", "good", "bad")]
     label_scores(model, UNITS, prompts, ["fine"], batch_size=2)
