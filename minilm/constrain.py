@@ -14,7 +14,6 @@ from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-import jsonschema
 import numpy as np
 import torch
 from jaxtyping import Bool
@@ -141,6 +140,8 @@ def checked(text: str, schema: Mapping[str, Any]) -> Any:
     >>> checked('{"age": 41}', {"properties": {"age": {"type": "integer"}}}), checked('Age: 41', {})
     ({'age': 41}, None)
     """
+    import jsonschema  # here, as it takes seconds where the grammar of all web addresses is installed beside it
+
     try:
         value = json.loads(text)
         jsonschema.validate(value, schema, format_checker=jsonschema.FormatChecker())
