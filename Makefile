@@ -1,5 +1,5 @@
 # make book renders the book, make test proves it; both set everything up first. `make help` lists the rest.
-# Variables: PYTHON (an interpreter, 3.11 or newer), TORCH_INDEX (a package index for PyTorch alone), NB, OUT.
+# Variables: PYTHON (an interpreter: 3.11, 3.12 or 3.13), TORCH_INDEX (a package index for PyTorch alone), NB, OUT.
 
 VENV  := .venv
 BIN   := $(VENV)/bin

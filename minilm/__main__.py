@@ -102,9 +102,10 @@ class Train:
             raise FileExistsError(
                 f"--out {self.out}: the folder is not empty; choose a new one, nothing is overwritten"
             )
-        kind, method, order = self.tokenizer or "bpe", self.method or "ModifiedKneserNey", self.order or 5
+        kind, method = self.tokenizer or "bpe", self.method or "ModifiedKneserNey"
+        order = 5 if self.order is None else self.order
         say(f"tokenizer: {kind} on {len(train):,} characters")
-        units = train_tokenizer(kind, train, self.vocab_size or 1024)
+        units = train_tokenizer(kind, train, 1024 if self.vocab_size is None else self.vocab_size)
         ids = torch.tensor(units.encode(train))
         say(f"{method}, order {order}, on {len(ids):,} tokens")
         model = ngram.METHODS[method](ngram.count(ids, order, units.vocab_size))
@@ -147,6 +148,11 @@ class Evaluate:
         """The score of the whole text; or what the task's tool answers, and its marks where right answers are known."""
         if (self.text is None) == (self.task is None) or (self.task is None) != (self.file is None):
             raise ValueError("give either --text, to score it, or --task and --file, to do the task on the file")
+        idle, other = ("context", "task") if self.task else ("out", "text")
+        if getattr(self, idle) is not None:
+            raise ValueError(f"--{idle} says nothing to --{other}: leave it out")
+        if self.context is not None and self.context < 1:
+            raise ValueError(f"--context {self.context}: a window holds 1 token or more")
         if self.task:
             return self._do()
         if self.options:
@@ -229,22 +235,23 @@ class Serve:
         return {"served": serve.run(self.models, self.port, self.host, self.folder)}
 
 
-def finite(numbers: dict[str, float]) -> dict[str, float | None]:
-    """Numbers as JSON has them: what is not known is null."""
-    return {name: None if math.isnan(number) else number for name, number in numbers.items()}
+def finite(numbers: dict[str, int | float]) -> dict[str, int | float | None]:
+    """Numbers as JSON has them: what is not known, or not finite, is null."""
+    return {name: number if math.isfinite(number) else None for name, number in numbers.items()}
 
 
 def report(model: LanguageModel, units: tokenizer.Tokenizer, text: str, context: int | None = None) -> dict:
     """A `minilm.evaluate.Score` as plain numbers."""
     score = evaluate.score(model, units, text, context)
-    return {
+    numbers = {
         "tokens": score.tokens,
         "bytes": int(score.bytes.sum()),
         "nats_per_token": float(score.nats.sum() / score.tokens),
         "perplexity": score.perplexity,
         "bits_per_byte": score.bits_per_byte,
-        "bits_per_byte_95": None if math.isnan(score.interval[0]) else list(score.interval),
     }
+    known = math.isfinite(sum(score.interval))
+    return finite(numbers) | {"bits_per_byte_95": list(score.interval) if known else None}
 
 
 def say(message: str) -> None:

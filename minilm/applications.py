@@ -68,7 +68,26 @@ class Tool:
                 if not isinstance(one.get(field), str) or not one[field].strip():
                     problem = f"is {one[field]!r:.60}" if field in one else f"is missing beside {', '.join(one)}"
                     raise ValueError(f"examples[{place}]: {field!r} {problem}; {name} needs a text there")
+            for field in ("passage", "title"):
+                if not isinstance(one.get(field) or "", str):
+                    raise ValueError(f"examples[{place}]: {field!r} is {one[field]!r:.60}; give a text, or nothing")
         return found
+
+    def references(self, examples: Sequence[Mapping[str, Any]]) -> list[Any]:
+        """The right answers; none where no example has one. ValueError where some lack it, or it is of a wrong kind."""
+        field, name = self.application.reference, self.application.name
+        right = [one.get(field) for one in examples]
+        lacking = [place for place, value in enumerate(right) if value is None or value == ""]
+        if len(lacking) == len(right):
+            return []
+        if lacking:
+            raise ValueError(f"examples[{lacking[0]}] has no {field!r}, which others have: give all of them, or none")
+        for place, value in enumerate(right):
+            several = value if name == "answer" and isinstance(value, list) and value else [value]
+            if not all(isinstance(one, Mapping if field == "data" else str) for one in several):
+                kind = "an object" if field == "data" else "a text"
+                raise ValueError(f"examples[{place}]: {field!r} is {value!r:.60}; {name} needs {kind} there")
+        return right
 
 
 def load(task: str, model: str | None = None, **options: Any) -> Tool:
@@ -95,17 +114,15 @@ def load(task: str, model: str | None = None, **options: Any) -> Tool:
 def run(task: str, examples: Sequence[Example], model: str | None = None, **options: Any) -> dict[str, Any]:
     """What a tool makes of the examples: ``outputs``, and ``measures`` with intervals where all have a right answer.
 
-    Raises what `load` and `Tool` raise, and ValueError where only some examples have a right answer.
+    Raises what `load` and `Tool` raise, before anything is answered.
     """
     tool = load(task, model, **options)
-    given, field = tool.checked(examples), tool.application.reference
-    lacking = [place for place, one in enumerate(given) if one.get(field) is None]
-    if 0 < len(lacking) < len(given):
-        raise ValueError(f"examples[{lacking[0]}] has no {field!r}, which others have: give all of them, or none")
+    given = tool.checked(examples)
+    right = tool.references(given)
     outputs = tool.answer(given)
     result = {"task": task, "model": tool.model, "examples": len(given), "outputs": outputs}
-    if not lacking and tool.application.measures:
-        result["measures"] = tool.application.measures(outputs, [one[field] for one in given])
+    if right and tool.application.measures:
+        result["measures"] = tool.application.measures(outputs, right)
     return result
 
 

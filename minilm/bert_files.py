@@ -44,6 +44,7 @@ ACTIVATION_NAMES = {"gelu_erf": "gelu", "gelu": "gelu_new", "relu": "relu"}
 """Our name of each activation that BERT's code has, and theirs."""
 
 FILES = ("config.json", "model.safetensors", "vocab.txt")
+HOW = "tokenizer_config.json"
 """What a folder of a BERT holds."""
 
 
@@ -151,7 +152,8 @@ def load(source: str | Path = "all-minilm", dropout: float | None = None) -> tup
     config = from_bert_config(layout)
     if dropout is not None:
         config = replace(config, dropout=dropout)
-    return from_bert(state, config).eval(), wordpiece.read(found["vocab.txt"])
+    lower = json.loads(found.get(HOW, b"{}")).get("do_lower_case", True)
+    return from_bert(state, config).eval(), wordpiece.read(found["vocab.txt"], lower)
 
 
 def _members(name: str) -> dict[str, bytes]:
@@ -164,7 +166,7 @@ def _folder(folder: Path) -> dict[str, bytes]:
     for name in FILES:
         if not (folder / name).is_file():
             raise ValueError(f"source={str(folder)!r} has no {name}: give a folder written by save, or a card's name")
-    return {name: (folder / name).read_bytes() for name in FILES}
+    return {name: (folder / name).read_bytes() for name in (*FILES, HOW) if (folder / name).is_file()}
 
 
 def save(model: BERT, tokenizer: WordPiece, folder: str | Path) -> None:
@@ -173,6 +175,6 @@ def save(model: BERT, tokenizer: WordPiece, folder: str | Path) -> None:
     tokenizer.save(folder / "vocab.txt")
     weights = {name: tensor.contiguous() for name, tensor in to_bert(model).items()}
     kind = {"tokenizer_class": "BertTokenizer", "do_lower_case": tokenizer.lower}
-    files.write(folder / "tokenizer_config.json", json.dumps(kind, indent=2).encode())
+    files.write(folder / HOW, json.dumps(kind, indent=2).encode())
     files.write(folder / "model.safetensors", safetensors.torch.save(weights, metadata={"format": "pt"}))
     files.write(folder / "config.json", json.dumps(to_bert_config(model.config), indent=2).encode())

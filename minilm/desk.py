@@ -63,6 +63,9 @@ class Desk:
         except (DataError, ValueError, OSError) as error:
             self.state = "cannot be loaded"
             raise Problem(503, f"{self.name} cannot be loaded: {error}") from error
+        except BaseException:
+            self.state = "cannot be loaded"
+            raise
 
 
 class Lines(StreamingResponse):

@@ -53,7 +53,7 @@ def nll(
     if hasattr(model, "score") and (context is None or model.context is not None):
         return -model.score(ids[None].to(_device(model)))[0].cpu()
     context = context or model.context or len(ids)
-    stride = stride or context
+    stride = context if stride is None else stride
     if not 1 <= stride <= context:
         raise ValueError(f"stride={stride}: a window of {context} tokens can advance by 1 to {context}")
     width = min(context, len(ids) - 1)
@@ -119,7 +119,9 @@ class Score:
 
     @cached_property
     def interval(self) -> tuple[float, float]:
-        """95 % block-bootstrap interval of `bits_per_byte`; (nan, nan) for a text of a single block."""
+        """95 % block-bootstrap interval of `bits_per_byte`; (nan, nan) for a single block, or an infinite score."""
+        if not math.isfinite(self.bits_per_byte):
+            return math.nan, math.nan
         return estimate(_bits_per_byte, self.nats, self.bytes)[1:]
 
     def minus(self, other: "Score") -> Estimate:

@@ -70,12 +70,15 @@ def table(text: str) -> list[Example]:
     >>> table('text,label\n"good, really",positive')
     [{'text': 'good, really', 'label': 'positive'}]
     """
+    csv.field_size_limit(len(text) + 1)  # a cell may hold a book
     rows = csv.reader(io.StringIO(text, newline=""), strict=True)
     found: list[Example] = []
     try:
-        header = [name.strip() for name in next(rows)]
+        header = [name.strip() for name in next((row for row in rows if any(map(str.strip, row))), [])]
         if not all(header) or len(set(header)) < len(header):
-            raise ValueError(f"line 1 is {','.join(header)!r:.60}: name every column there, each differently")
+            raise ValueError(
+                f"line {rows.line_num} is {','.join(header)!r:.60}: name every column there, each differently"
+            )
         for row in rows:
             if not any(map(str.strip, row)):
                 continue

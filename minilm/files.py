@@ -1,6 +1,7 @@
 """Writing a file whole or not at all, so that no crash and no full disk costs a reader what was there before."""
 
 import os
+import secrets
 from pathlib import Path
 
 
@@ -18,7 +19,8 @@ def write(path: str | Path, content: bytes) -> None:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f"{path.name}.{os.getpid()}.part")  # in the same folder, so the rename cannot be a copy
+    own = f"{os.getpid()}-{secrets.token_hex(4)}"  # two threads, or containers, may write to one path
+    draft = path.with_name(f"{path.name}.{own}.part")  # in the same folder, so the rename cannot be a copy
     try:
         draft.write_bytes(content)
         draft.replace(path)

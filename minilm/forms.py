@@ -184,8 +184,11 @@ KEYWORDS = {
 }
 """What is understood of JSON Schema, beside ``enum`` and a list of types."""
 
+ASIDE = {"type", "title", "description", "$schema"}
+"""What any schema may have."""
 
-def grammar(schema: Mapping[str, Any]) -> Expression:
+
+def grammar(schema: Any) -> Expression:
     """The JSON texts that are valid by a schema, written in one way.
 
     Of numbers 9 digits before the point, and 6 after it, can be written. Raises ValueError for a type or keyword that
@@ -195,7 +198,11 @@ def grammar(schema: Mapping[str, Any]) -> Expression:
     >>> matches(expression, b'{"age": 41}'), matches(expression, b'{"age": -1}'), matches(expression, b'{"age":41}')
     (True, False, False)
     """
+    if not isinstance(schema, Mapping):
+        raise ValueError(f"schema: {schema!r:.60} is no object: give one with a type, or an enum")
     if "enum" in schema:
+        if unknown := sorted(schema.keys() - {"enum", *ASIDE}):
+            raise ValueError(f"schema: {unknown[0]!r} beside an enum is not supported; leave it out")
         return either(*(_text(value) for value in schema["enum"]))
     kind = schema.get("type")
     known = set().union(*map(_known, kind if isinstance(kind, list) else [kind]))
@@ -205,6 +212,8 @@ def grammar(schema: Mapping[str, Any]) -> Expression:
         return either(*(grammar({k: v for k, v in schema.items() if k in _known(one)} | {"type": one}) for one in kind))
     match kind:
         case "object":
+            if lost := sorted(set(schema.get("required", ())) - schema.get("properties", {}).keys()):
+                raise ValueError(f"schema: required {lost[0]!r} is none of the properties; add it there")
             members = [chain(_text(name), b": ", grammar(one)) for name, one in schema.get("properties", {}).items()]
             return chain(b"{", *_separated(members), b"}")
         case "array":
@@ -222,7 +231,7 @@ def grammar(schema: Mapping[str, Any]) -> Expression:
 def _known(kind: str | None) -> set[str]:
     if kind not in KEYWORDS:
         raise ValueError(f"schema: type is {kind!r}: choose one of {', '.join(KEYWORDS)}, or give an enum")
-    return KEYWORDS[kind] | {"type", "title", "description", "$schema"}
+    return KEYWORDS[kind] | ASIDE
 
 
 def _bound(schema: Mapping[str, Any], keyword: str, allowed: Collection, default: Any) -> Any:
@@ -239,6 +248,8 @@ def _limits(schema: Mapping[str, Any], least: str, most: str) -> tuple[int, int]
 
 
 def _array(schema: Mapping[str, Any]) -> Expression:
+    if "items" not in schema:
+        raise ValueError("schema: an array lacks items; say what it holds")
     item, (least, most) = grammar(schema["items"]), _limits(schema, "minItems", "maxItems")
     more = repeat(chain(b", ", item), max(least - 1, 0), most - 1) if most else b""
     some = chain(item, more) if most else NOTHING
@@ -247,6 +258,8 @@ def _array(schema: Mapping[str, Any]) -> Expression:
 
 def _string(schema: Mapping[str, Any]) -> Expression:
     if _bound(schema, "format", ("date", None), None):
+        if schema.keys() & {"minLength", "maxLength"}:
+            raise ValueError("schema: a date has a length of its own; leave minLength and maxLength out")
         return chain(b'"', _date(), b'"')
     return chain(b'"', repeat(CHARACTER, *_limits(schema, "minLength", "maxLength")), b'"')
 

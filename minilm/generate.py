@@ -19,6 +19,9 @@ from torch import Tensor
 
 from .contract import LanguageModel
 
+COLD = 1e-6
+"""A temperature below which the limit is taken: dividing by it could overflow."""
+
 
 def next_token_probs(
     logits: Float[Tensor, "*B V"],
@@ -33,7 +36,8 @@ def next_token_probs(
     more; ``min_p`` those at least p times as likely as the likeliest. What is kept is scaled to sum to one.
     Temperature 0 is the limit: all mass on the likeliest token.
 
-    Raises ValueError for a negative temperature, ``top_k < 1``, or ``top_p`` or ``min_p`` outside (0, 1].
+    Raises ValueError for a temperature that is negative or not finite, ``top_k < 1``, or ``top_p`` or ``min_p`` outside
+    (0, 1].
 
     >>> import torch
     >>> logits = torch.tensor([0.5, 0.3, 0.2]).log()
@@ -47,7 +51,7 @@ def next_token_probs(
     tensor([1., 0., 0.])
     """
     _check(temperature, top_k, top_p, min_p)
-    if temperature == 0:
+    if temperature < COLD:
         return torch.zeros_like(logits).scatter(-1, logits.argmax(-1, keepdim=True), 1.0)
     probs = (logits / temperature).softmax(-1)
     if top_k is None and top_p is None and min_p is None:
@@ -306,7 +310,7 @@ def common(rows: Sequence[Sequence[int]]) -> int:
 
 
 def _check(temperature: float, top_k: int | None, top_p: float | None, min_p: float | None) -> None:
-    if temperature < 0:
+    if not 0 <= temperature < float("inf"):
         raise ValueError(f"temperature={temperature}: use 0 for the likeliest token, or a positive number")
     if top_k is not None and top_k < 1:
         raise ValueError(f"top_k={top_k}: keep at least 1 token, or None for all")

@@ -177,7 +177,7 @@ def load_gpt2(folder: str | Path) -> tuple[GPT, Tokenizer]:
         state = safetensors.torch.load_file(folder / "model.safetensors")
     except (ValueError, SafetensorError) as error:
         raise ValueError(f"folder={str(folder)!r}: damaged or cut short ({error}); save the model again") from error
-    return from_gpt2(state, from_gpt2_config(layout)), load(folder / "tokenizer.json")
+    return from_gpt2(state, from_gpt2_config(layout)).eval(), load(folder / "tokenizer.json")
 
 
 def _names(model: GPT) -> dict[str, str]:

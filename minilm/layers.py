@@ -143,7 +143,7 @@ def sinusoids(positions: Int[Tensor, "*B"], d_model: int) -> Float[Tensor, "*B D
     tensor([[0.0000, 1.0000, 0.0000, 1.0000],
             [0.8415, 0.5403, 0.0100, 0.9999]])
     """
-    angles = positions[..., None] * frequencies(d_model)
+    angles = positions[..., None] * frequencies(d_model).to(positions.device)
     return torch.stack([angles.sin(), angles.cos()], -1).flatten(-2)
 
 
@@ -167,7 +167,7 @@ def rotary_table(positions: Int[Tensor, "*B T"], d_head: int, base: float = 10_0
     tensor([[1.0000, 1.0000, 1.0000, 1.0000],
             [0.5403, 0.9999, 0.5403, 0.9999]])
     """
-    angles = positions[..., None] * frequencies(d_head, base)
+    angles = positions[..., None] * frequencies(d_head, base).to(positions.device)
     cos, sin = angles.cos(), angles.sin()
     return torch.stack([torch.cat([cos, cos], -1), torch.cat([-sin, sin], -1)])
 

@@ -55,6 +55,9 @@ class LoRA(nn.Module):
         """That of the layer inside."""
         return self.base.bias
 
+    def extra_repr(self) -> str:
+        return f"rank={self.rank}, alpha={self.alpha}"
+
     def forward(self, x: Float[Tensor, "*B E"]) -> Float[Tensor, "*B D"]:
         return self.base(x) + self.scale * F.linear(F.linear(x, self.A), self.B)
 

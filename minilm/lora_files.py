@@ -66,11 +66,14 @@ def save_lora(model: nn.Module, folder: str | Path, layout: str = "minilm", base
     """Write the corrections of a wrapped model, and nothing else, where ``peft`` and `load_lora` find them.
 
     A fused matrix has one A for all its parts; written apart, each part gets that A and its own rows of B: the same
-    function. ``base`` names the model that the adapter belongs to. Raises ValueError where nothing is wrapped.
+    function. ``base`` names the model that the adapter belongs to. Raises ValueError where nothing is wrapped, and
+    where layers are scaled differently, of which the file knows nothing.
     """
     wrapped = dict(adapters(model))
     if not wrapped:
         raise ValueError("model has no LoRA layer: wrap it first, and save before merging")
+    if len(scales := {layer.alpha / layer.rank for layer in wrapped.values()}) > 1:
+        raise ValueError(f"model has layers with alpha / rank of {sorted(scales)}, and a file holds one: merge instead")
     tensors, names = {}, set()
     for path, layer in wrapped.items():
         parts = theirs(path, layout)

@@ -106,6 +106,8 @@ def paired(scores: Column, others: Column) -> Difference:
     >>> print(paired([1, 1, 1, 1, 1, 1, 1, 0], [0, 0, 0, 0, 0, 0, 0, 1]))    # of 256 exchanges, 18 are as extreme
     +0.75 [+0.25, +1.00], p = 0.070
     """
+    if len(scores) != len(others):
+        raise ValueError(f"there are {len(scores)} scores and {len(others)} others: give two marks of each example")
     gaps = np.asarray(scores, dtype=float) - np.asarray(others, dtype=float)
     test = permutation_test((gaps,), np.mean, permutation_type="samples", batch=BATCH, rng=0)
     return Difference(*estimate(np.mean, gaps), float(test.pvalue))

@@ -166,7 +166,7 @@ class AdamW(torch.optim.Optimizer):
         """The state called ``name`` of each parameter, zero at first."""
         for p in params:
             if name not in self.state[p]:
-                self.state[p][name] = torch.zeros_like(p if like is None else like)
+                self.state[p][name] = torch.zeros_like(p) if like is None else like.to(p.device, copy=True)
         return [self.state[p][name] for p in params]
 
 

@@ -24,7 +24,7 @@ def log_likelihood(model: LanguageModel, ids: Int[Tensor, "B T"], targets: Int[T
     """The log-probability of each row's answer: the sum over the targets that are not ``IGNORE``."""
     scored = targets != IGNORE
     nats = model(ids).log_softmax(-1).gather(-1, targets.masked_fill(~scored, 0)[..., None])[..., 0]
-    return (nats * scored).sum(1)
+    return nats.where(scored, 0).sum(1)
 
 
 def dpo_loss(
@@ -61,6 +61,9 @@ class Preference(nn.Module):
             raise ValueError(f"beta={beta}: the price of distance from the reference must be positive")
         self.policy, self.beta = policy, beta
 
+    def extra_repr(self) -> str:
+        return f"beta={self.beta}"
+
     def forward(
         self, ids: Int[Tensor, "B 2 T"], targets: Int[Tensor, "B 2 T"], reference: Float[Tensor, "B 2"]
     ) -> Float[Tensor, "B 2"]:
@@ -89,4 +92,5 @@ def divergence(
     tokens is left to chance.
     """
     p, q = (model(ids).log_softmax(-1) for model in (policy, reference))
-    return ((p.exp() * (p - q)).sum(-1) * (targets != IGNORE)).sum(1)
+    each = torch.where(p > -torch.inf, p.exp() * (p - q), 0).sum(-1)  # 0 log 0 is 0
+    return each.where(targets != IGNORE, 0).sum(1)

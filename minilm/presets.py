@@ -150,7 +150,8 @@ def trained(
         if log[-1]["step"] == chosen.train.steps:
             return Trained(*checkpoint.load(folder), log)
     with alone(folder):
-        return run(chosen, text, held_out, folder, progress, watch)
+        made = run(chosen, text, held_out, folder, progress, watch)
+        return made._replace(model=made.model.cpu())  # as it is read from the cache, wherever it was trained
 
 
 def fit(

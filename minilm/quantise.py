@@ -60,7 +60,8 @@ def round_rows(weight: Float[Tensor, "N K"]) -> Rows:
             [  64,   32, -127]], dtype=torch.int8)
     """
     scale = weight.abs().amax(-1) / 127
-    return Rows((weight / positive(scale)[:, None]).round().to(torch.int8), scale)
+    codes = (weight / positive(scale)[:, None]).round().clamp(-127, 127)  # in bfloat16 the largest could come to 128
+    return Rows(codes.to(torch.int8), scale)
 
 
 def round_groups(weight: Float[Tensor, "N K"], size: int = GROUP) -> Groups:
@@ -95,7 +96,7 @@ class Linear8(nn.Module):
 
     def __init__(self, linear: nn.Linear):
         super().__init__()
-        codes, scale = round_rows(linear.weight.detach())
+        codes, scale = round_rows(linear.weight.detach().float())
         self.register_buffer("codes", codes)
         self.register_buffer("scale", scale.bfloat16())
         self.bias = linear.bias
@@ -116,7 +117,7 @@ class Linear4(nn.Module):
         super().__init__()
         if linear.out_features % 16:
             raise ValueError(f"linear has {linear.out_features} outputs: the kernel takes a multiple of 16")
-        codes, scale, low = round_groups(linear.weight.detach())
+        codes, scale, low = round_groups(linear.weight.detach().float())
         self.register_buffer("codes", torch._convert_weight_to_int4pack_for_cpu(codes.flatten(1).int(), 1))
         grid = torch.stack([scale, low + 8 * scale], -1).transpose(0, 1)  # (G, N, 2)
         self.register_buffer("grid", grid.bfloat16().contiguous())

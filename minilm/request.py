@@ -7,6 +7,7 @@ Not here: the web (``minilm.serve``).
 """
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -32,7 +33,8 @@ class Problem(Exception):
     def __init__(self, status: int, message: str, field: str | None = None, value: Any = None):
         super().__init__(message)
         self.status = status
-        quoted = isinstance(value, bool | int | float | str) and len(repr(value)) <= 80
+        quoted = isinstance(value, bool | int | str) or (isinstance(value, float) and math.isfinite(value))
+        quoted = quoted and len(repr(value)) <= 80
         self.said = {"error": {"message": message, "field": field, "value": value if quoted else None}}
 
 

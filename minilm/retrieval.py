@@ -158,7 +158,9 @@ class Library:
         return HOW[how](self, list(queries))
 
     def search(self, query: str, k: int = 5, how: str = "hybrid") -> list[Hit]:
-        """The ``k`` passages with the highest scores, the best first."""
+        """The ``k`` passages with the highest scores, the best first. Raises ValueError for ``k`` below 1."""
+        if k < 1:
+            raise ValueError(f"k={k}: ask for 1 passage or more")
         scores = self.scores([query], how)[0]
         return [Hit(self.passages[i], float(scores[i]), int(i)) for i in np.argsort(-scores, kind="stable")[:k]]
 

@@ -13,7 +13,6 @@ Reference: the ASGI specification, https://asgi.readthedocs.io
 
 import base64
 import hashlib
-import ipaddress
 import json
 import re
 import socket
@@ -256,12 +255,14 @@ def run(names: Sequence[str], port: int = 8000, host: str = HOSTS[0], folder: Pa
     """
     for name in names:
         models.check(name)
-    if not is_loopback(host):
+    if (f"[{host}]" if ":" in host else host) not in HOSTS:
         raise ValueError(f"--host {host}: the demo serves this computer alone; use {HOSTS[0]}, or ::1")
+    if not 0 <= port < 2**16:
+        raise ValueError(f"--port {port}: choose one from 0 to 65535")
     try:
         listener = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:
-        raise OSError(f"--port {port} cannot be used ({error.strerror}): choose another") from error
+        raise OSError(f"--host {host} --port {port} cannot be used ({error.strerror}): choose another port") from error
     with listener, machine.threads(), suppress(KeyboardInterrupt):
         address = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
         print(f"open {address} in a browser; Ctrl-C ends it", file=sys.stderr, flush=True)
@@ -269,14 +270,3 @@ def run(names: Sequence[str], port: int = 8000, host: str = HOSTS[0], folder: Pa
         config = uvicorn.Config(Demo(names, folder).app(), timeout_graceful_shutdown=2, **how)
         uvicorn.Server(config).run(sockets=[listener])
     return address
-
-
-def is_loopback(host: str) -> bool:
-    """Whether this computer alone can reach an address.
-
-    >>> is_loopback("127.0.0.1"), is_loopback("::1"), is_loopback("localhost"), is_loopback("0.0.0.0")
-    (True, True, True, False)
-    """
-    with suppress(ValueError):
-        return ipaddress.ip_address(host).is_loopback
-    return host == "localhost"

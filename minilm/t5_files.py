@@ -103,6 +103,7 @@ def from_t5_config(layout: Mapping[str, object]) -> Config:
         "d_kv": layout["d_model"] // layout["num_heads"],
         "num_decoder_layers": layout["num_layers"],
         "scale_decoder_outputs": True,
+        "tie_word_embeddings": True,
     }
     for name, value in wanted.items():
         if layout.get(name, value) not in (value, None):

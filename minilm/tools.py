@@ -13,6 +13,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import regex
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
@@ -95,7 +96,7 @@ def sentiment(model: str) -> Answer:
 def topics(model: str, labels: Sequence[str] | str | None = None) -> Answer:
     """One of ``labels`` (a sequence, or names with commas between them; without it the topics of the BBC's news)."""
     usual = data.card("bbc-news").classes
-    labels = labels or usual
+    labels = usual if labels is None else labels
     labels = [one.strip() for one in labels.split(",")] if isinstance(labels, str) else list(labels)
     if len(labels) < 2 or not all(labels):
         raise ValueError(f"labels={labels!r}: give two or more names, such as sport,politics")
@@ -137,7 +138,13 @@ def extract(model: str, schema: Mapping[str, Any] | str | Path | None = None) ->
     if schema is None:
         raise ValueError("extract needs the option schema: a JSON schema of an object, or the file that holds it")
     if not isinstance(schema, Mapping):
-        schema = json.loads(data.read_text(schema))
+        try:
+            schema, file = json.loads(data.read_text(schema)), schema
+        except ValueError as error:
+            raise ValueError(f"schema={schema}: the file is no JSON ({error}); write a JSON schema there") from error
+        if not isinstance(schema, Mapping):
+            raise ValueError(f"schema={file}: the file holds no JSON object; write a JSON schema there")
+    constrain.grammar(schema)  # raises ValueError before anything is loaded
     written = partial(constrain.extract, *models.load(model))
     return lambda examples: [constrain.checked(one, schema) for one in written(_texts(examples), schema)]
 
@@ -145,7 +152,8 @@ def extract(model: str, schema: Mapping[str, Any] | str | Path | None = None) ->
 def extracted(outputs: list[Any], references: list[Any]) -> dict[str, Estimate]:
     """How often the output is valid, how often it is the right object, and how many of its values are right."""
     pairs = list(zip(outputs, references, strict=True))
-    values = [sum((out or {}).get(key) == ref[key] for key in ref) / max(1, len(ref)) for out, ref in pairs]
+    has = lambda out, key, value: isinstance(out, Mapping) and key in out and out[key] == value
+    values = [np.mean([has(out, *one) for one in ref.items()]) if ref else float(out == ref) for out, ref in pairs]
     mean = partial(metrics.estimate, lambda marks, axis=-1: marks.mean(axis))
     valid = [float(out is not None) for out in outputs]
     return {"valid": mean(valid), "exact": mean([float(out == ref) for out, ref in pairs]), "values": mean(values)}
@@ -168,25 +176,29 @@ def hits(shelf: Library, query: str, k: int, how: str) -> list[dict[str, Any]]:
 
 def found(outputs: list[Any], references: list[Any]) -> dict[str, Estimate]:
     """How early a passage of the right title comes; one that is not among the hits counts as never found."""
-    first = lambda hits, title: next((r for r, hit in enumerate(hits, start=1) if hit["title"] == title), math.inf)
+    fits = lambda hit, title: hit["title"] == title and hit["score"] != 0  # at 0 no word is shared: found by luck
+    first = lambda hits, title: next((r for r, hit in enumerate(hits, start=1) if fits(hit, title)), math.inf)
     ranks = [first(hits, title) for hits, title in zip(outputs, references, strict=True)]
     return {"recall@1": metrics.recall_at(ranks, 1), "recall@5": metrics.recall_at(ranks, 5), "mrr": metrics.mrr(ranks)}
 
 
 def answer(model: str, folder: str | Path | None = None) -> Answer:
     """An example's own ``passage`` is read; where it has none, the span reader searches, and others know by heart."""
+    if folder is not None and model != "span-reader":
+        raise ValueError(f"folder={str(folder)!r}: only span-reader searches it; {model} answers by heart")
+    passage = lambda one: (one.get("passage") or "").strip()
 
     def spans(examples: list[dict[str, Any]]) -> list[reading.Answer]:
-        given = [one for one in examples if "passage" in one]
-        texts = [Passage(one.get("title", ""), one["passage"]) for one in given]
+        given = [one for one in examples if passage(one)]
+        texts = [Passage(one.get("title") or "", one["passage"]) for one in given]
         reader = reading.span_reader()
         read = iter(reader([one["question"] for one in given], texts))
-        asked = [one["question"] for one in examples if "passage" not in one]
+        asked = [one["question"] for one in examples if not passage(one)]
         looked = iter(reading.look_up(asked, library(folder), reader) if asked else [])
-        return [next(read if "passage" in one else looked) for one in examples]
+        return [next(read if passage(one) else looked) for one in examples]
 
     def spoken(examples: list[dict[str, Any]]) -> list[reading.Answer]:
-        asked = [reading.prompt(one["question"], one.get("passage")) for one in examples]
+        asked = [reading.prompt(one["question"], passage(one) or None) for one in examples]
         return reading.ask(*models.load(model), asked)
 
     def show(answer: reading.Answer) -> dict[str, Any]:
@@ -268,7 +280,8 @@ def _written(name: str, prompts: list[list[int]], how: dict[str, Any]) -> list[s
     texts: list[str] = []
     with threads():
         for start in range(0, len(prompts), BATCH):
-            texts += map(units.decode, generate_batch(model, prompts[start : start + BATCH], stop=stop, **how))
+            part = how | {"seed": how["seed"] + start}  # or texts of one prompt would return with every batch
+            texts += map(units.decode, generate_batch(model, prompts[start : start + BATCH], stop=stop, **part))
     return texts
 
 

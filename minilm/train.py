@@ -13,7 +13,7 @@ from torch import nn
 from tqdm import tqdm
 
 from . import distributed, evaluate
-from .batching import Stream
+from .batching import Stream, split
 from .machine import interruption, threads
 from .tokenizer import Tokenizer
 from .trainer import Record, Run, TrainConfig
@@ -39,10 +39,12 @@ def train(
     evaluation, and ``tokenizer``. ``data`` names what the stream is made of (a checksum); unless given, its first batch
     does. A finished run is not run again. ``watch`` is called with every record, old ones first.
 
-    Raises FileExistsError where ``out`` holds anything but this run, ValueError for a damaged checkpoint,
+    Raises FileExistsError where ``out`` holds a run of another config, shape or data, or other files (the weights at
+    the start are not compared: give another start another folder), ValueError for a damaged checkpoint,
     KeyboardInterrupt after Ctrl-C, once the step is done and the checkpoint written.
     """
     with distributed.joined() as world, threads(world.local_size), torch.random.fork_rng([]):
+        split(stream(0), config.accumulate * world.size)  # what cannot be split is refused before it claims the folder
         run = Run(model, stream, config, world, Path(out) if out else None, tokenizer, data)
         for record in run.state.log if watch else ():
             watch(record)

@@ -277,7 +277,7 @@ Markdown(tabulate(rows, header, "pipe", floatfmt=".3f"))
 #
 # Even text that nobody touched is not unique. Unicode {cite}`unicode` often has more than one way to write what a
 # reader takes for the same thing. It defines two {term}`normalisation <Unicode normalization>` forms for us: **NFC**
-# joins letters and their accents where one code point exists for both, and changes nothing a reader could see.
+# joins letters and their accents where one {term}`code point` exists for both, and changes nothing a reader could see.
 # **NFKC** also replaces "compatible" characters, and that does change what is seen.
 
 # %%
@@ -352,8 +352,8 @@ print(*[f"{times} x {verse}" for verse, times in Counter(verses).most_common(3)]
 
 # %% [markdown]
 # One comma defeats a hash. **{term}`Near-duplicates <near-duplicate>`** need a similarity. The usual one compares
-# texts as sets. Write down all runs of $n$ words of a text, its *{term}`shingles <shingle>`*. The **Jaccard
-# similarity** of two sets is what they share over what they hold {cite}`broder1997`:
+# texts as sets. Write down all runs of $n$ words of a text, its *{term}`shingles <shingle>`*. The **{term}`Jaccard
+# similarity`** of two sets is what they share over what they hold {cite}`broder1997`:
 #
 # $$
 # J(A, B) = \frac{|A \cap B|}{|A \cup B|} .
@@ -576,7 +576,7 @@ print(f"{once / len(counts):.0%} of the types occur once")
 # Two words that grammarians use: a *type* is an entry of the dictionary of a text, a *token* is one occurrence. A type
 # that occurs once is a {term}`hapax legomenon`. Two fifths of all types here are hapaxes.
 #
-# **Zipf's law** {cite}`zipf1949` says that the word of rank $r$ occurs about in proportion to $1/r$. Mandelbrot
+# **{term}`Zipf's law`** {cite}`zipf1949` says that the word of rank $r$ occurs about in proportion to $1/r$. Mandelbrot
 # {cite}`mandelbrot1953` added two parameters:
 #
 # $$
@@ -1459,8 +1459,9 @@ Markdown(tabulate(rows, ["step", "what it loses", "measured", "can be undone"], 
 # ```{exercise} One merge
 # :label: ex-merge
 # Write `step(rows)`, one round of byte-pair encoding. `rows` maps a word, as a tuple of tokens (strings), to its count.
-# Return the most frequent pair of neighbours (on a tie the pair that comes first in alphabetical order) and the new
-# rows, in which that pair is joined from the left. Words that become equal add their counts.
+# Return the most frequent pair of neighbours and the new rows, in which that pair is joined from the left. Pairs may
+# overlap: `aaa` holds two. On a tie the smaller pair is taken, compared as a tuple. Words that become equal add their
+# counts.
 # ```
 
 
@@ -1492,6 +1493,9 @@ pair, rows = step({("x", "x", "x"): 1, ("b", "a"): 2})
 assert pair == ("b", "a"), "on a tie the first in the alphabet; the counts of words matter"
 pair, rows = step({("x", "x", "x"): 1, ("xx", "x"): 1, ("q",): 5})
 assert (pair, rows) == (("x", "x"), {("xx", "x"): 2, ("q",): 5}), "equal rows add up"
+assert step({tuple("aaa"): 2, tuple("bc"): 3})[0] == ("a", "a"), "aaa holds the pair twice"
+assert step({tuple("abab"): 1})[1] == {("ab", "ab"): 1}, "every occurrence is joined"
+assert step({("a", "bc"): 1, ("ab", "b"): 1})[0] == ("a", "bc"), "compare pairs, not joined strings"
 
 # %% [markdown]
 # ```{exercise} Similarity from signatures
@@ -1552,7 +1556,7 @@ assert decode([0, 0], [b"ab"]) == "abab"
 # ```{exercise} Pad with a mask
 # :label: ex-pad
 # Write `rectangle_of(rows, pad_id)` for lists of ids of unequal length. Return the ids padded **on the left** to the
-# longest row, and a mask of the same shape that is true where an id is real. (Generation in batches pads on the left,
+# longest row, and a mask of booleans, of the same shape, that is true where an id is real. (Generation in batches pads on the left,
 # so that all rows end at the same place.)
 # ```
 
@@ -1573,7 +1577,9 @@ def rectangle_of(rows: list[list[int]], pad_id: int) -> tuple[torch.Tensor, torc
 
 
 # %% tags=["check"]
-padded, mask = rectangle_of([[1, 2, 3], [4], [7, 7]], pad_id=7)
+padded, mask = rectangle_of(rows := [[1, 2, 3], [4], [7, 7]], pad_id=7)
+assert rows == [[1, 2, 3], [4], [7, 7]], "the rows that were given must stay as they are"
+assert mask.dtype == torch.bool and padded.dtype == torch.int64
 assert padded.tolist() == [[1, 2, 3], [7, 7, 4], [7, 7, 7]]
 assert mask.sum(1).tolist() == [3, 1, 2], "a real 7 is not padding"
 assert mask[:, -1].all() and not mask[1, :2].any() and not mask[2, 0], "padding is on the left"
@@ -1638,6 +1644,7 @@ assert abs(heaps(list(map(str, range(1000))), [10, 100, 1000]) - 1) < 1e-9, "all
 assert abs(heaps(["a"] * 1000, [10, 100, 1000])) < 1e-9, "no word new: slope 0"
 roots = [str(math.isqrt(i)) for i in range(1, 10_001)]
 assert abs(heaps(roots, [100, 2500, 10_000]) - 0.5) < 0.01
+assert abs(heaps(list("aaaabbbb"), [1, 2, 4, 8]) - 0.3) < 1e-6, "least squares over all points"
 assert 0.55 < heaps(words, [1000, 10_000, 100_000]) < 0.75
 
 # %% [markdown]

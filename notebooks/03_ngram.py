@@ -1446,6 +1446,7 @@ def missing_mass(tokens, n):
 assert missing_mass(list("aab"), 1) == 1 / 3
 assert missing_mass(list("abab"), 2) == 1 / 3, "ab is seen twice, ba once"
 assert missing_mass(list("abcd"), 2) == 1 and missing_mass(list("aaaa"), 2) == 0
+assert missing_mass(["ab", "c", "a", "bc"], 2) == 1, "(ab, c) is not (a, bc)"
 assert missing_mass(tokens, 2) == missing
 
 # %% [markdown]
@@ -1472,6 +1473,7 @@ def continuation(tokens):
 
 # %% tags=["check"]
 assert continuation(list("aba")) == {"a": 0.5, "b": 0.5}
+assert continuation(list("abac")) == {"a": 1 / 3, "b": 1 / 3, "c": 1 / 3}, "what stands before"
 assert continuation(list("abab")) == continuation(list("aba")), "a pair counts once, however often"
 lower = ngram.KneserNey(pair_toy, discount=[0, 0.5]).probs([])
 mine = continuation(tokens)
@@ -1506,7 +1508,7 @@ def stupid(counts, word, context):
 # %% tags=["check"]
 peer = lm.StupidBackoff(0.4, 3, vocabulary=vocabulary())
 peer.fit([everygrams(tokens, max_len=3)])
-for context in ("the", "in the", "that Jack", "rat the", "dog", ""):
+for context in ("the", "in the", "that Jack", "rat the", "dog", ".", "built .", ""):
     context = context.split()
     row = [stupid(toy, number[w], [number[c] for c in context]) for w in words]
     assert np.allclose(row, [peer.score(w, context) for w in words]), context
@@ -1542,10 +1544,11 @@ def broken(model, contexts):
 class Faulty:
     def probs(self, context):
         rows = [[0.5, 0.5], [1.5, -0.5], [0.5, 0.4], [0.6, 0.5], [float("nan"), 1.0]]
+        rows += [[0.5, 0.5 - 1e-6], [0.5, 0.5 - 1e-12], [1.0, 0.0]]
         return torch.tensor(rows[context[-1]], dtype=torch.float64)
 
 
-assert broken(Faulty(), [[i] for i in range(5)]) == [[1], [2], [3], [4]]
+assert broken(Faulty(), [[i] for i in range(8)]) == [[1], [2], [3], [4], [5]]
 assert broken(ngram.Katz(toy), [[], [number["the"]], [number["dog"]]]) == []
 
 # %% [markdown]
@@ -1628,6 +1631,8 @@ backed = backing_off(ngram.WittenBell)
 assert issubclass(backed, ngram.WittenBell) and ngram.WittenBell.interpolates, (
     "leave the parent alone"
 )
+other = backing_off(ngram.KneserNey)
+assert issubclass(other, ngram.KneserNey) and not other.interpolates, "any method"
 row = backed(pair_toy).probs([number["the"]])
 assert abs(row.sum() - 1) < 1e-9
 assert abs(row[number["house"]] - 4 / 14) < 1e-12, "a seen word gets alpha and nothing more"

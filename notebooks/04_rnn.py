@@ -249,7 +249,7 @@ glue("rnn_over", validation_curve[-1], display=False)
 #
 # Every parameter of {eq}`eq-rnn-mlp` takes part in many contexts. Lengthening the context by one token adds a slice to
 # $W$, where the table multiplies by $V$. And if two words have similar vectors, they have similar effects, for all
-# contexts at once. Such a network is called a multi-layer perceptron, MLP for short. It obeys the
+# contexts at once. Such a network is called a multi-layer perceptron, {term}`MLP` for short. It obeys the
 # {ref}`contract <page-notation>` of all language models, ids in, logits out:
 
 
@@ -1323,6 +1323,7 @@ short, same = clipped(pair, 1.0), clipped(pair, 10.0)
 torch.testing.assert_close(short[0], torch.tensor([0.6, 0.0]))
 torch.testing.assert_close(short[1], torch.tensor([[0.0], [-0.8]]))
 assert all(map(torch.equal, same, pair)), "a short gradient stays as it is"
+assert not any(a is b for a, b in zip(same, pair, strict=True)), "return new tensors"
 assert pair[0][0] == 3.0, "the input must not change"
 assert clipped([torch.zeros(2)], 1.0)[0].tolist() == [0, 0], "a gradient of zero has no direction"
 
@@ -1366,12 +1367,15 @@ full = bptt(x, states, slopes, U)[0]
 torch.testing.assert_close(truncated(x, states, slopes, U, T), full)
 one = sum(torch.outer((1 - states[t + 1] ** 2) * slopes[t], states[t]) for t in range(T))
 torch.testing.assert_close(truncated(x, states, slopes, U, 1), one)
+two = one.clone()
+for t in range(1, T):
+    delta = (1 - states[t] ** 2) * (U.T @ ((1 - states[t + 1] ** 2) * slopes[t]))
+    two += torch.outer(delta, states[t - 1])
+torch.testing.assert_close(truncated(x, states, slopes, U, 2), two)
 missing = [(truncated(x, states, slopes, U, k) - full).norm().item() for k in range(1, T + 1)]
 assert missing[1] > 1e-6 > missing[-1], "two steps are not the whole way"
-print(
-    "relative error, k = 1, 2, 4, 8:",
-    [f"{missing[k - 1] / full.norm().item():.2f}" for k in (1, 2, 4, 8)],
-)
+errors = [f"{missing[k - 1] / full.norm().item():.2f}" for k in (1, 2, 4, 8)]
+print("relative error, k = 1, 2, 4, 8:", errors)
 
 # %% [markdown]
 # ```{exercise} A counter, without training
@@ -1436,9 +1440,13 @@ def last_states(model, rows):
 
 
 # %% tags=["check"]
-gru, some = models["GRU"], [[5, 6, 7], [8], [9, 10, 11, 12, 13]]
+gru, some = models["GRU"], [[5, 6, 7], [8, 0], [9, 10, 11, 12, 13]]  # 0 may be a real id
 alone = torch.cat([gru.layers(gru.embed(torch.tensor([row])))[1][0] for row in some])
+calls = []
+hook = gru.layers.register_forward_hook(lambda *_: calls.append(1))
 torch.testing.assert_close(last_states(gru, some), alone)
+hook.remove()
+assert len(calls) == 1, "one call of model.layers"
 torch.testing.assert_close(last_states(gru, some[::-1]), alone.flip(0))
 cache, longest = gru.new_cache(3), max(map(len, some))
 gru(torch.tensor([row + [0] * (longest - len(row)) for row in some]), cache)

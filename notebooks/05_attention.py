@@ -717,7 +717,7 @@ assert not torch.isclose(early_past[:, -1], early[:, -1]).any()
 print("order is invisible; positions added to the output come too late, to the input in time")
 
 # %% [markdown]
-# The last lines answer document 2, which combines the *output* of attention with the position encoding
+# The last lines answer document 2, which combines the *output* of attention with the {term}`position encoding`
 # ({ref}`err-multihead`). By then all tokens have been averaged without regard to order; what is added afterwards says
 # where the reader stands, and not where anything was. Positions have to enter before the scores.
 #
@@ -1331,7 +1331,7 @@ for T in (2, 5, 12):
 # A causal layer without any position encoding can find out how many tokens it has read. Let the first token of a text
 # be special, and write `places(T)`: choose queries, keys and values (nothing in them may depend on the place, except
 # that the first token differs from the others), call `attention` with the causal mask, and compute $1, 2, \dots, T$
-# from its output.
+# from its output, as a tensor of floats of shape (T,).
 # ```
 
 
@@ -1353,18 +1353,21 @@ def places(T):
 calls, written_out = [], attention
 
 
-def attention(*inputs):  # the check watches what your function asks for
-    calls.append(inputs)
-    return written_out(*inputs)
+def attention(*inputs, **named):  # the check watches what your function asks for
+    calls.append([*inputs, *named.values()][:3])
+    return written_out(*inputs, **named)
 
 
-for T in (1, 4, 30):
-    assert_close(places(T), torch.arange(1.0, T + 1), atol=1e-3, rtol=0)
-assert len(calls) >= 3, "use attention"
-assert all((part[1:] == part[1:2]).all() for part in calls[-1][:3]), (
-    "only the first token may differ"
-)
-attention = written_out
+try:
+    for T in (1, 4, 30):
+        assert_close(places(T), torch.arange(1.0, T + 1), atol=1e-3, rtol=0)
+    assert len(calls) >= 3, "use attention"
+    alike = [(part[..., 1:, :] == part[..., 1:2, :]).all() for part in calls[-1]]
+    assert all(alike), "only the first token may differ"
+    attention = lambda *inputs, **named: math.nan * written_out(*inputs, **named)
+    assert places(4).isnan().all(), "compute the places from the output of attention"
+finally:
+    attention = written_out
 
 # %% [markdown]
 # ```{exercise} Grouped heads

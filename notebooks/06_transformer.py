@@ -194,8 +194,9 @@ for size in (1.0, 0.1):
 # $$ (eq-tf-stream)
 #
 # So there is one vector per position that runs from the embedding to the output. Sublayers read from it and add to
-# it; nothing is ever replaced. This view is called the *residual stream* {cite}`elhage2021`. Whoever looks inside a
-# trained model (chapter 18, planned) lives on {eq}`eq-tf-stream`, since a sum can be taken apart. We take it apart:
+# it; nothing is ever replaced. This view is called the {term}`residual stream` {cite}`elhage2021`. Whoever looks
+# inside a trained model (chapter 18, planned) lives on {eq}`eq-tf-stream`, since a sum can be taken apart. We take it
+# apart:
 
 # %%
 torch.manual_seed(0)
@@ -496,7 +497,7 @@ for norm_first in (True, False):
 #   - in small models
 # ```
 #
-# One part is missing from the table because it is used only while training: *dropout* sets a random share of
+# One part is missing from the table because it is used only while training: {term}`dropout` sets a random share of
 # what each sublayer adds to zero {cite}`srivastava2014`, which helps where a model can learn its text by heart
 # ({ref}`ch-gpt`).
 #
@@ -1019,9 +1020,9 @@ Markdown(tabulate(rows, heads, tablefmt="pipe", disable_numparse=True))
 # ## Counting operations
 #
 # Time is spent in matrix products. Multiplying a vector by an $a \times b$ matrix takes $ab$ multiplications and as
-# many additions: $2ab$ *floating-point operations*, FLOPs. So each weight of a matrix costs 2 FLOPs for each token that
-# passes. Attention adds two products without weights, scores and averages: $2d$ FLOPs each per token *and key*. For a
-# forward pass over $T$ tokens,
+# many additions: $2ab$ *floating-point operations*, {term}`FLOPs <FLOP>`. So each weight of a matrix costs 2 FLOPs
+# for each token that passes. Attention adds two products without weights, scores and averages: $2d$ FLOPs each per
+# token *and key*. For a forward pass over $T$ tokens,
 #
 # $$
 # C_{\text{forward}} = T \Bigl( L \bigl( \underbrace{8 d^2}_{\text{projections}} + \underbrace{16 d^2}_{\text{MLP}} +
@@ -1348,6 +1349,9 @@ torch.testing.assert_close(parallel(x, causal=True), expected)
 assert not torch.allclose(parallel(x), expected), "the mask must reach the attention"
 nn.init.zeros_(parallel.norm2.weight)
 torch.testing.assert_close(parallel(x, causal=True), expected)
+mask = (torch.arange(6) < 4).expand(6, 6)  # a mask of its own, not the causal one
+expected = x + parallel.attention(y, mask=mask) + parallel.mlp(y)
+torch.testing.assert_close(parallel(x, mask=mask), expected)
 
 # %% [markdown]
 # ```{exercise} Where attention overtakes the rest
@@ -1372,7 +1376,7 @@ def crossover(config):
 
 
 # %% tags=["check"]
-for shape in (*family.values(), *shapes.values()):
+for shape in (*family.values(), *shapes.values(), Config(96, 32, 48, 3, 4)):
     T = crossover(shape)
     for tokens, at_least in ((T, True), (T - 1, False)):
         cost = flops(shape, tokens)

@@ -310,9 +310,9 @@ Markdown(tabulate(table, heads, tablefmt="pipe", floatfmt=("d", "d", ".2f", ".1f
 # (sec-gpt-loop)=
 # ## The smallest training loop
 #
-# Training repeats four lines: predict, measure, differentiate, step. Here they are with PyTorch's optimizer, as a
-# generator that hands out the loss of each step. AdamW {cite}`loshchilov2019` is gradient descent that gives every
-# parameter a step length of its own; {ref}`ch-training` writes it out.
+# Training repeats four lines: predict, measure, differentiate, step. Here they are with PyTorch's {term}`optimizer`,
+# as a generator that hands out the loss of each step. AdamW {cite}`loshchilov2019` is gradient descent that gives
+# every parameter a step length of its own; {ref}`ch-training` writes it out.
 
 
 # %%
@@ -945,12 +945,12 @@ print("ROMEO.\nOnce upon a time" + written(gpt, units, 100, prompt="ROMEO.\nOnce
 # (sec-gpt-overfitting)=
 # ## Overfitting, on purpose
 #
-# Document 4's code trains for a hundred epochs, without validation data, and nobody watches ({ref}`err-epochs`). What
-# happens then depends on how much text there is. Our GPT has read its text about once and could not have learnt it by
-# heart. So let us take the text away: one part in 256 of it, sixteen thousand characters, read some twenty times by a
-# small GPT. {numref}`fig-gpt-overfit` shows three runs that differ in one thing each: the small text; the small text
-# with *dropout*, which switches off a random third of each block's output at every step {cite}`srivastava2014`; and
-# sixteen times as much text for the same number of steps.
+# Document 4's code trains for a hundred {term}`epochs <epoch>`, without validation data, and nobody watches
+# ({ref}`err-epochs`). What happens then depends on how much text there is. Our GPT has read its text about once and
+# could not have learnt it by heart. So let us take the text away: one part in 256 of it, sixteen thousand characters,
+# read some twenty times by a small GPT. {numref}`fig-gpt-overfit` shows three runs that differ in one thing each: the
+# small text; the small text with *dropout*, which switches off a random third of each block's output at every step
+# {cite}`srivastava2014`; and sixteen times as much text for the same number of steps.
 
 # %% tags=["nbval-ignore-output"]
 scrap = ids["train"][: len(ids["train"]) // 256]
@@ -1190,7 +1190,8 @@ for tau, w in ((1.0, 0), (0.5, 3), (2.0, 4)):
     z = torch.randn(5, dtype=torch.float64, generator=torch.Generator().manual_seed(w))
     leaf = z.clone().requires_grad_()
     (-(leaf / tau).log_softmax(-1)[w]).backward()
-    torch.testing.assert_close(gradient(z.clone(), w, tau), leaf.grad)
+    with torch.inference_mode():  # no automatic differentiation in here
+        torch.testing.assert_close(gradient(z.clone(), w, tau), leaf.grad)
 print("right at three temperatures")
 
 # %% [markdown]
@@ -1270,13 +1271,16 @@ def stop(curve, patience):
 
 
 # %% tags=["check"]
-assert stop([3, 2, 2.5, 2.6, 1.0], patience=2) == (1, 3), "what comes later is never seen"
-assert stop([3, 2, 2.5, 1.9, 2.0], patience=2) == (3, 4), (
-    "patience starts again after an improvement"
-)
-assert stop([3, 3, 3], patience=2) == (0, 2), "no improvement is no improvement"
-assert stop([3, 2, 1], patience=1) == (2, 2) and stop([5], patience=3) == (0, 0)
-assert stop([2, 3, 1], patience=1) == (0, 1)
+assert tuple(stop([3, 2, 2.5, 2.6, 1.0], patience=2)) == (1, 3), "what comes later is never seen"
+for curve, patience, expected, why in (
+    ([3, 2, 2.5, 1.9, 2.0, 1.8], 2, (5, 5), "patience starts again after an improvement"),
+    ([3, 1, 2, 1.5, 1.4], 2, (1, 3), "better than the last is not better than the best"),
+    ([3, 3, 3], 2, (0, 2), "no improvement is no improvement"),
+    ([3, 2, 1], 1, (2, 2), "it never has to stop"),
+    ([5], 3, (0, 0), "one evaluation"),
+    ([2, 3, 1], 1, (0, 1), "patience 1"),
+):
+    assert tuple(stop(curve, patience)) == expected, why
 best, end = stop([record["val_loss"] for record in runs["1/256 of the text"][1]], patience=2)
 print("the run on the scrap of text would have been stopped before its end:", end < 9)
 

@@ -22,7 +22,7 @@
 # and cross-entropy from {ref}`ch-concepts`.*
 #
 # The last chapter trained a GPT with settings that somebody else had found. This chapter opens the box. A training run
-# has a dozen dials: the {term}`learning rate <hyperparameter>` and its schedule, the optimizer, the batch, the initial
+# has a dozen dials: the {term}`learning rate` and its schedule, the optimizer, the batch, the initial
 # weights, the number format, the order of the data. Turn one of them wrong and nothing is learnt; turn all of them
 # right and the same loss arrives in a fraction of the time.
 #
@@ -1081,8 +1081,8 @@ for row in recorded("bench"):
 # ## A small scaling law
 #
 # More parameters, more data and more steps lower the loss, and they do so with surprising regularity: over many
-# orders of magnitude the loss falls as a power of the size {cite}`kaplan2020`. With a constant for the part that
-# cannot be learnt, as in {cite}`hoffmann2022`, this is
+# orders of magnitude the loss falls as a power of the size {cite}`kaplan2020`: a {term}`scaling law`. With a constant
+# for the part that cannot be learnt, as in {cite}`hoffmann2022`, this is
 #
 # $$
 # L(N) \approx E + A\, N^{-\alpha},
@@ -1416,8 +1416,8 @@ print("ok")
 # :label: ex-tr-means
 #
 # Write `joint_loss(losses, counts)`: the loss of a batch from the mean losses of its parts and the numbers of their
-# scored targets. A part without a target has the loss `nan` and must not spoil the rest; no target at all is a
-# ValueError.
+# scored targets. A part without a target has the loss `nan` and must not spoil the rest. Only such a part may be
+# skipped; no target at all is a ValueError.
 # ```
 
 
@@ -1438,6 +1438,7 @@ def joint_loss(losses, counts):
 # %% tags=["check"]
 assert math.isclose(joint_loss([2.0, 4.0], [3, 1]), 2.5), "weigh by targets"
 assert math.isclose(joint_loss([2.0, math.nan, 4.0], [1, 0, 1]), 3.0), "skip what has no target"
+assert math.isnan(joint_loss([math.nan, 2.0], [3, 1])), "a loss that broke must not be hidden"
 model = new()
 means = [loss(model(*part.inputs), part.targets).item() for part in parts]
 sizes = [int((part.targets != IGNORE).sum()) for part in parts]

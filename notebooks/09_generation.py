@@ -1368,12 +1368,11 @@ assert "".join(until(["a", "b\n", "\nc"], "\n\n")) == "ab"
 assert "".join(until(["a\n", "b\n"], "\n\n")) == "a\nb\n", "the phrase never came"
 assert "".join(until(["x-", "->y"], "-->")) == "x", "the phrase came in two pieces"
 assert "".join(until(["x--", "->y"], "-->")) == "x-", "the first dash is text"
-early, waiting = [], iter(["ab", "c", "STOP"])
-for piece in until(waiting, "STOP"):
-    early.append(piece)
-    if "".join(early) == "ab":
-        assert len(list(waiting)) == 2, "'ab' cannot belong to the phrase: yield it at once"
-        break
+assert "".join(until(["x--", ">y"], "-->")) == "x", "both dashes have to wait"
+for pieces, first in ((["ab", "c", "STOP"], "ab"), (["abS", "c", "STOP"], "ab")):
+    waiting = iter(pieces)
+    assert next(filter(None, until(waiting, "STOP"))) == first, "what cannot belong to the phrase"
+    assert len(list(waiting)) == 2, "is yielded at once"
 for cut in product((1, 2, 3), repeat=3):
     text = "to be or END not"
     edges = np.cumsum([0, *cut * 4])
@@ -1390,7 +1389,8 @@ for cut in product((1, 2, 3), repeat=3):
 # proposal $i$ with probability $\min(1, p_i / q_i)$. If it refuses, the token is drawn from the part of $p$ that $q$
 # left uncovered, $\max(p - q, 0)$, scaled to sum to one. Show that the token that comes out has distribution $p$
 # {cite}`leviathan2023`. Then write `speculate(p, q)`: the vector of acceptance probabilities, and the distribution
-# after a refusal (if nothing is uncovered, return $p$). Several accepted tokens cost the large model one pass.
+# after a refusal (if nothing is uncovered, return $p$). Both may hold zeros; where $q_i = 0$ any number from 0 to 1
+# will do, but not nan. Several accepted tokens cost the large model one pass.
 # Chapter 12 does it with guesses that are certain of themselves ({ref}`sec-llm-guess`).
 # ```
 
@@ -1418,7 +1418,10 @@ for trial in range(20):
     torch.testing.assert_close(q * accept + (1 - (q * accept).sum()) * rest, p)
     torch.testing.assert_close((q * accept).sum(), torch.minimum(p, q).sum(), msg="accept more")
 accept, rest = speculate(p, p)
-assert (accept == 1).all() and not rest.isnan().any()
+assert (accept == 1).all() and torch.equal(rest, p), "nothing is uncovered: p itself"
+p, q = torch.tensor([0.5, 0.5, 0.0]), torch.tensor([1.0, 0.0, 0.0])  # after top-k there are zeros
+accept, rest = speculate(p, q)
+assert accept[0] == 0.5 and ((accept >= 0) & (accept <= 1)).all() and rest.tolist() == [0, 1, 0]
 
 # %% [markdown]
 # ```{exercise} Room for the cache

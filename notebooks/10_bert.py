@@ -217,8 +217,8 @@ print("padding seen by nobody: the text is read as if it stood alone")
 # - to the embeddings of token and position a third is added, which says whether a token belongs to the *first or second
 #   text* of a row; and the sum is normed.
 #
-# What comes out is not a score for each token of a vocabulary. It is a vector for each position, a *hidden state*, and
-# what to do with it is a later decision.
+# What comes out is not a score for each token of a vocabulary. It is a vector for each position, a {term}`hidden
+# state`, and what to do with it is a later decision.
 
 # %%
 shape = Config(

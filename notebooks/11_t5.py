@@ -964,9 +964,9 @@ print(
 # (sec-t5-spans)=
 # ## Span corruption
 #
-# All four tasks needed pairs. Text without a partner is available in any amount, and T5's first training lives on it.
-# Take a text, remove some spans, and mark each gap by a {term}`sentinel`. The source is the text with the gaps, the
-# target says what stood in each. The example of the paper, by our code:
+# All four tasks needed pairs. Text without a partner is available in any amount, and T5's first training, {term}`span
+# corruption`, lives on it. Take a text, remove some spans, and mark each gap by a {term}`sentinel`. The source is the
+# text with the gaps, the target says what stood in each. The example of the paper, by our code:
 
 # %%
 sentence = "Thank you for inviting me to your party last week ."

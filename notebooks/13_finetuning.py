@@ -665,8 +665,8 @@ Markdown(tabulate(table, heads, tablefmt="pipe", disable_numparse=True))
 #
 # Examples say: answer like this. Often it is easier to say which of two answers is better. The people who tuned
 # InstructGPT did that in a second step {cite}`ouyang2022`: a reward model $r(x, y)$ is fitted to comparisons, and the
-# model, now called the *policy*, is trained to earn much of it by {term}`reinforcement learning`. What is maximised has
-# two terms {cite}`ziegler2019`,
+# model, now called the {term}`policy`, is trained to earn much of it by {term}`reinforcement learning`. What is
+# maximised has two terms {cite}`ziegler2019`,
 #
 # $$
 # J(\theta) = \mathbb{E}_{y \sim P_\theta(\cdot \mid x)}\bigl[ r(x, y) \bigr]
@@ -692,8 +692,8 @@ print("gradient of the expectation = expectation of reward times gradient of log
 # %% [markdown]
 # ### The best policy has a formula
 #
-# DPO {cite}`rafailov2023` gets to the same goal without a reward model and without drawing answers while it trains. It
-# starts from an observation.
+# {term}`DPO` {cite}`rafailov2023` gets to the same goal without a reward model and without drawing answers while it
+# trains. It starts from an observation.
 #
 # ```{prf:theorem} The optimum under a price for distance
 # :label: thm-ft-optimum
@@ -713,9 +713,9 @@ print("gradient of the expectation = expectation of reward times gradient of log
 #
 # Read backwards, every policy is the best one for *some* reward, $r(x, y) = \beta \log \frac{P(y \mid x)}{Q(y \mid
 # x)} + \beta \log Z(x)$. And a comparison of two answers to one prompt only needs a difference of rewards, in which
-# $Z$ cancels. With Bradley and Terry's model of a choice {cite}`bradley1952`, in which $y^+$ is preferred to $y^-$
-# with probability $\sigma(r(x, y^+) - r(x, y^-))$, the likelihood of the preferences is a function of the policy
-# alone:
+# $Z$ cancels. With Bradley and Terry's {term}`model of a choice <Bradley-Terry model>` {cite}`bradley1952`, in which
+# $y^+$ is preferred to $y^-$ with probability $\sigma(r(x, y^+) - r(x, y^-))$, the likelihood of the preferences is a
+# function of the policy alone:
 #
 # $$
 # L(\theta) = -\mathbb{E} \log \sigma \Bigl( \beta \log \frac{P_\theta(y^+ \mid x)}{Q(y^+ \mid x)}

@@ -136,8 +136,8 @@ print(f"{len(written)} questions")
 # search that cannot beat the second one has learnt what is popular and nothing about the query.
 #
 # **Classical baselines.** Both count words, here without the few hundred that stand in every text. TF-IDF weighs each
-# word by its rarity and compares directions ({ref}`sec-bert-leak` used it). *BM25* {cite}`robertson2009` is the formula
-# that search engines have used for thirty years. For a query $q$ and a passage $p$,
+# word by its rarity and compares directions ({ref}`sec-bert-leak` used it). {term}`BM25` {cite}`robertson2009` is the
+# formula that search engines have used for thirty years. For a query $q$ and a passage $p$,
 #
 # $$
 # \operatorname{BM25}(q, p) = \sum_{w \in q} \underbrace{\log \Bigl( 1 + \frac{N - n_w + \frac12}{n_w + \frac12}

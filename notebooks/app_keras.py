@@ -910,6 +910,7 @@ for length in (1, 2, 3, 5, 8):
                 padding,
                 truncating,
             )
+assert fill(some, 3) == pad(some, 3).tolist(), "Keras' defaults: both at the beginning"
 assert some[0] == [3, 1, 4, 1, 5], "the rows that were given must stay as they are"
 
 # %% [markdown]
@@ -1024,8 +1025,8 @@ def leaks(model, row, more):
 
 # %% tags=["check"]
 for how, expected in (("no mask", True), ("mask_zero, x + y", True), ("handed over", False)):
-    assert leaks(reader(how), [3, 4, 5], 7) is expected, how
-assert leaks(reader("mask_zero, Add()([x, y])"), [9, 2, 3, 3], 1) is False
+    assert bool(leaks(reader(how), [3, 4, 5], 7)) is expected, how
+assert not leaks(reader("mask_zero, Add()([x, y])"), [9, 2, 3, 3], 1)
 lengths_seen = []
 leaks(lambda ids: lengths_seen.append(ids.shape) or ids.double().sum(1), [3, 4, 5], 2)
 assert sorted(map(tuple, lengths_seen)) == [(1, 3), (1, 5)], "one row as it is, one with the zeros"
@@ -1033,6 +1034,10 @@ assert leaks(lambda ids: ids.shape[1] * torch.ones(1), [3], 1), (
     "a model that counts positions leaks"
 )
 assert not leaks(lambda ids: (ids != 0).double().sum(1), [3], 4), "one that counts tokens does not"
+assert not leaks(lambda ids: ids[:, 0].double(), [3, 4], 2), "append the zeros, at the end"
+step = torch.tensor([1.0, -1.0])
+assert leaks(lambda ids: 1e-4 * ids.shape[1] * step, [3], 1), "any output, in either direction"
+assert not leaks(lambda ids: 1e-6 * ids.shape[1] * step, [3], 1), "less than 1e-5 is rounding"
 
 # %% [markdown]
 # ## Further reading

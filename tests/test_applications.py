@@ -71,6 +71,7 @@ def test_lines_are_read_without_what_surrounds_them(tmp_path):
         ("a.csv", "text,text\na,b", "line 1 is 'text,text': name every column"),
         ("a.csv", 'text,label\na,"b"c', "line 2 is no CSV"),
         ("a.csv", "text,label\n", "holds no example"),
+        ("a.csv", "\n\ntext,text\na,b", "line 3 is 'text,text'"),
         ("a.txt", "caf\xe9", "is not UTF-8"),
         ("a.txt", "\n", "is empty"),
         ("a.xlsx", "a", r"files named \*.jsonl, \*.csv, \*.txt: rename or convert"),
@@ -80,6 +81,11 @@ def test_a_file_that_cannot_be_read_is_refused_with_line_and_remedy(tmp_path, na
     (tmp_path / name).write_bytes(content.encode("latin-1"))
     with pytest.raises(DataError, match=message):
         read(tmp_path / name)
+
+
+def test_a_cell_may_hold_a_book(tmp_path):
+    (tmp_path / "a.csv").write_text("\ntext,label\n" + "long " * 50_000 + ",x")
+    assert read(tmp_path / "a.csv") == [{"text": "long " * 50_000, "label": "x"}]
 
 
 def test_a_missing_file_is_said(tmp_path):
@@ -115,6 +121,18 @@ def test_a_missing_file_is_said(tmp_path):
             partial(run, "sentiment", [{"text": "a", "label": "positive"}, "b"], "lexicon"),
             r"examples\[1\] has no 'label'",
         ),
+        (
+            partial(run, "sentiment", [{"text": "a", "label": "positive"}, {"text": "b", "label": ""}], "lexicon"),
+            r"examples\[1\] has no 'label'",
+        ),
+        (partial(run, "sentiment", [{"text": "a", "label": ["positive"]}], "lexicon"), "'label' is .* needs a text"),
+        (partial(run, "extract", [{"text": "a", "data": "{}"}], schema={"type": "null"}), "'data' is .* an object"),
+        (partial(run, "answer", [{"question": "a", "answer": []}], "smollm2"), "'answer' is .* needs a text"),
+        (partial(run, "answer", [{"question": "a", "passage": 5}]), r"examples\[0\]: 'passage' is 5"),
+        (partial(load, "answer", "smollm2", folder="notes"), "only span-reader searches"),
+        (partial(load, "topics", labels=""), "two or more"),
+        (partial(load, "extract", schema={"type": "array"}), "lacks items"),
+        (partial(load, "extract", schema=__file__), "the file is no JSON"),
     ],
 )
 def test_errors_name_the_place_and_the_remedy(call, message):
@@ -250,6 +268,9 @@ def test_extracted_values_are_counted_one_by_one():
         [{"a": 1, "b": 2}, None, {"a": 1, "b": 3}], [{"a": 1, "b": 2}, {"a": 1, "b": 2}, {"a": 1, "b": 2}]
     )
     assert marks["valid"].value == pytest.approx(2 / 3) and marks["exact"].value == pytest.approx(1 / 3)
+    nothing = tools.extracted([None, {}, {"a": None}], [{"a": None}] * 3)
+    assert nothing["values"].value == pytest.approx(1 / 3), "what was not written is not right"
+    assert tools.extracted([{}], [{}])["values"].value == 1
     assert marks["values"].value == pytest.approx(1.5 / 3) and marks["valid"].low <= 2 / 3 <= marks["valid"].high
 
 
@@ -269,6 +290,8 @@ def test_more_examples_than_a_batch_holds_keep_their_order(parts):
     prompts = [f"the cat {number}" for number in range(2 * tools.BATCH + 1)]
     one_by_one = [load("continue", max_new_tokens=4)([prompt])[0] for prompt in prompts]
     assert load("continue", max_new_tokens=4)(prompts) == one_by_one
+    drawn = load("continue", max_new_tokens=12, temperature=1.0)(["the cat"] * (tools.BATCH + 1))
+    assert drawn[0] != drawn[-1], "every text is drawn anew"
 
 
 def test_summaries_are_sentences_of_the_text():
@@ -296,3 +319,9 @@ def test_topics_of_plain_sentences_are_found_by_their_meaning():
         "weather",
         "food",
     ]
+
+
+def test_a_passage_that_shares_no_word_is_not_found():
+    hits = [{"title": "A", "score": 0.0}, {"title": "B", "score": 0.0}]
+    assert tools.found([hits], ["A"])["mrr"].value == 0
+    assert tools.found([[{**hits[0], "score": 0.1}]], ["A"])["mrr"].value == 1

@@ -270,6 +270,12 @@ def test_logits_come_in_the_order_of_the_texts(several):
 # The folder, and refusals
 
 
+def test_capitals_are_kept_where_the_folder_says_so(tmp_path):
+    cased = WordPiece([*SPECIALS, "a", "A"], lower=False)
+    save(randomised(BERT(replace(CONFIG, vocab_size=cased.vocab_size))), cased, tmp_path)
+    assert load(tmp_path)[1].encode("A a") == cased.encode("A a") != cased.encode("a a")
+
+
 def test_folder_and_back(tmp_path):
     model = randomised(BERT(replace(CONFIG, dropout=0.1, vocab_size=TOKENIZER.vocab_size))).float().eval()
     save(model, TOKENIZER, tmp_path)

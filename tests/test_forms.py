@@ -167,6 +167,21 @@ def test_what_cannot_be_promised_is_refused(schema, match):
         grammar(schema)
 
 
+@pytest.mark.parametrize(
+    ("schema", "match"),
+    [
+        ([1], "is no object"),
+        ({"type": "object", "properties": {"a": True}}, "is no object"),
+        ({"type": "object", "required": ["a"]}, "required 'a'"),
+        ({"enum": ["a"], "pattern": "b"}, "beside an enum"),
+        ({"type": "string", "format": "date", "maxLength": 3}, "a date has a length"),
+    ],
+)
+def test_what_would_pass_over_a_wish_is_refused(schema, match):
+    with pytest.raises(ValueError, match=match):
+        grammar(schema)
+
+
 def test_a_union_takes_each_keyword_to_its_type():
     with pytest.raises(ValueError, match="'pattern'"):
         grammar({"type": ["string", "null"], "pattern": "a"})

@@ -209,3 +209,7 @@ def test_refuses_damaged_folders(tmp_path, folder):
     (tmp_path / "config.json").write_bytes(b'{"n_embd"')
     with pytest.raises(ValueError, match="damaged or cut short"):
         load_gpt2(tmp_path)
+
+
+def test_a_model_from_a_folder_is_ready_to_be_evaluated(folder):
+    assert not load_gpt2(folder)[0].training

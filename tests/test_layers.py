@@ -164,3 +164,9 @@ def test_rotary_tells_before_from_after():
 def test_odd_width_is_refused():
     with pytest.raises(ValueError, match=r"width=5.*must be even"):
         frequencies(5)
+
+
+def test_positions_are_computed_where_they_are():
+    """Another device than the processor's, without one: the device on which tensors have no numbers."""
+    places = torch.arange(5, device="meta")
+    assert sinusoids(places, 8).device.type == rotary_table(places, 8).device.type == "meta"

@@ -223,3 +223,13 @@ def test_wrapping_again_starts_anew():
     model = GPT(config())
     merged = merge(shaken(wrap(copy.deepcopy(model), rank=2)))
     assert torch.equal(wrap(merged, rank=2)(IDS), merge(merged)(IDS))
+
+
+def test_a_file_holds_one_scale_and_a_layer_shows_its_own(tmp_path):
+    torch.manual_seed(0)
+    model = GPT(config())
+    wrap(model, 8, 16, ["qkv"])
+    assert "alpha=16" in repr(model), "or a cache would take one alpha for another"
+    wrap(model, 4, 16, ["out"])
+    with pytest.raises(ValueError, match="a file holds one"):
+        save_lora(model, tmp_path)

@@ -51,6 +51,14 @@ def test_train_then_evaluate_gives_the_same_score_of_the_last_tenth(capsys, text
     assert again["bits_per_byte_95"][0] < again["bits_per_byte"] < again["bits_per_byte_95"][1]
 
 
+def test_what_is_infinite_is_null(capsys, text, tmp_path):
+    out = tmp_path / "counts"
+    command = ["train", "--preset", "ngram", "--method", "MaximumLikelihood", "--text", text, "--out", out]
+    printed = run(capsys, *command)
+    assert printed["perplexity"] is printed["bits_per_byte"] is printed["bits_per_byte_95"] is None
+    assert printed["tokens"] > 0, "the last tenth has pairs that the rest has not"
+
+
 def test_evaluate_prints_what_the_package_computes(capsys, folder, text):
     printed = run(capsys, "evaluate", folder, "--text", text)
     units = tokenizer.load(folder / "tokenizer.json")
@@ -212,7 +220,12 @@ def test_ctrl_c_is_exit_code_130_and_says_how_to_go_on(capsys, text, tmp_path, m
             ["evaluate", "lexicon", "--task", "sentiment", "--file", "{text}", "--out", "{text}"],
             "nothing is overwritten",
         ),
+        (["evaluate", "{folder}", "--text", "{text}", "--out", "{tmp}/o"], "--out says nothing to --text"),
+        (["evaluate", "{folder}", "--text", "{text}", "--context", "0"], "--context 0"),
+        (["evaluate", "lexicon", "--task", "sentiment", "--file", "{text}", "--context", "8"], "nothing to --task"),
         (["serve", "--host", "0.0.0.0"], "this computer alone"),
+        (["serve", "--host", "127.0.0.2"], "this computer alone"),
+        (["serve", "--port", "99999"], "--port 99999: choose one"),
         (["serve", "--models", "nosuch"], "no model 'nosuch'"),
     ],
 )

@@ -124,3 +124,18 @@ def test_divergence_is_that_of_all_answers():
     exact = (p.exp() * (p - q)).sum()
     torch.testing.assert_close((p.exp() * divergence(policy, reference, inputs, targets)).sum(), exact)
     assert divergence(policy, reference, inputs, torch.full_like(targets, IGNORE)).abs().max() == 0
+
+
+def test_what_is_impossible_has_no_divergence_and_is_not_scored():
+    """A language model may give a token no probability at all."""
+
+    class Sure:
+        vocab_size, context = 3, None
+
+        def __call__(self, ids):
+            return torch.tensor([0.5, 0.5, 0.0]).log().expand(*ids.shape, 3)
+
+    ids, targets = torch.tensor([[2, 1, 0]]), torch.tensor([[2, 0, 1]])
+    targets[0, 0] = IGNORE
+    assert log_likelihood(Sure(), ids, targets).item() == pytest.approx(2 * math.log(0.5))
+    assert divergence(Sure(), Sure(), ids, targets).item() == 0

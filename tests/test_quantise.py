@@ -167,3 +167,13 @@ def test_more_bits_are_closer():
 def test_other_numbers_of_bits_are_refused(bits):
     with pytest.raises(ValueError, match="there are layers of 4 and 8 bits"):
         quantise(decoder(), **bits)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_weights_in_bfloat16_are_rounded_as_those_in_float32(bits):
+    torch.manual_seed(0)
+    layer = nn.Linear(32, 64).bfloat16()
+    short, long = LAYERS[bits](layer).state_dict(), LAYERS[bits](layer.float()).state_dict()
+    assert all(torch.equal(short[name], long[name]) for name in ("codes", "scale", "grid") if name in short)
+    weight = torch.randn(64, 32).bfloat16()
+    assert (round_rows(weight).codes * weight.sign() >= 0).all(), "the largest does not turn its sign"

@@ -243,6 +243,7 @@ def test_what_t5_has_not_stays_here(fields, match):
         ({"num_decoder_layers": 1}, "num_decoder_layers=1"),
         ({"relative_attention_num_buckets": 8}, "relative_attention_num_buckets=8"),
         ({"scale_decoder_outputs": False}, "scale_decoder_outputs"),
+        ({"tie_word_embeddings": False}, "tie_word_embeddings"),
     ],
 )
 def test_variants_of_theirs_are_refused(fields, match):

@@ -10,7 +10,7 @@
     python book/_tools/record.py smollm2        # SmolLM2 tuned with LoRA and in full
     python book/_tools/record.py headlines      # SmolLM2 writes headlines: asked, with examples, tuned
 
-In the first two, runs go side by side, each on a core of its own. Chapters 7 and 8 plot the rows.
+In the first two, runs go side by side, each on a core of its own. Chapters 7, 8, 10, 13 and 17 show the rows.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""The long runs behind chapter 13: what pretraining is worth, what LoRA costs, what over-optimisation does.
+"""The long runs behind chapters 10 and 13: what pretraining is worth, what tuning SmolLM2 costs, with LoRA and in full.
 
 Called by ``record.py``, which says how each is started.
 """
