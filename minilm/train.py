@@ -44,7 +44,8 @@ def train(
     KeyboardInterrupt after Ctrl-C, once the step is done and the checkpoint written.
     """
     with distributed.joined() as world, threads(world.local_size), torch.random.fork_rng([]):
-        split(stream(0), config.accumulate * world.size)  # what cannot be split is refused before it claims the folder
+        if out and not Path(out).exists():
+            split(stream(0), config.accumulate * world.size)  # what cannot be split must not claim the folder
         run = Run(model, stream, config, world, Path(out) if out else None, tokenizer, data)
         for record in run.state.log if watch else ():
             watch(record)
