@@ -72,9 +72,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Puts the notebooks in the order above, and new ones at the end."""
-    names = [item.path.name.split("_")[0] for item in items]
-    places = [ORDER.index(name) if name in ORDER else len(ORDER) for name in names]
-    items[:] = [items[i] for i in sorted(range(len(items)), key=places.__getitem__)]
+    places = {name: place for place, name in enumerate(ORDER)}
+    items.sort(key=lambda item: places.get(item.path.name.split("_")[0], len(ORDER)))
 
 
 def pytest_collectstart(collector: pytest.Collector) -> None:

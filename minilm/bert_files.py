@@ -44,8 +44,10 @@ ACTIVATION_NAMES = {"gelu_erf": "gelu", "gelu": "gelu_new", "relu": "relu"}
 """Our name of each activation that BERT's code has, and theirs."""
 
 FILES = ("config.json", "model.safetensors", "vocab.txt")
-HOW = "tokenizer_config.json"
 """What a folder of a BERT holds."""
+
+HOW = "tokenizer_config.json"
+"""What it may hold as well: whether capitals are kept."""
 
 
 def to_bert(model: BERT) -> dict[str, Tensor]:

@@ -61,11 +61,10 @@ class Desk:
         try:
             self.thing, self.state = self.make(), "ready"
         except (DataError, ValueError, OSError) as error:
-            self.state = "cannot be loaded"
             raise Problem(503, f"{self.name} cannot be loaded: {error}") from error
-        except BaseException:
-            self.state = "cannot be loaded"
-            raise
+        finally:
+            if self.thing is None:
+                self.state = "cannot be loaded"
 
 
 class Lines(StreamingResponse):

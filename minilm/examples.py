@@ -72,16 +72,15 @@ def table(text: str) -> list[Example]:
     """
     csv.field_size_limit(len(text) + 1)  # a cell may hold a book
     rows = csv.reader(io.StringIO(text, newline=""), strict=True)
+    filled = (row for row in rows if any(map(str.strip, row)))
     found: list[Example] = []
     try:
-        header = [name.strip() for name in next((row for row in rows if any(map(str.strip, row))), [])]
+        header = [name.strip() for name in next(filled, [])]
         if not all(header) or len(set(header)) < len(header):
             raise ValueError(
                 f"line {rows.line_num} is {','.join(header)!r:.60}: name every column there, each differently"
             )
-        for row in rows:
-            if not any(map(str.strip, row)):
-                continue
+        for row in filled:
             if len(row) != len(header):
                 counts = f"line {rows.line_num} has {len(row)} cells, the header {len(header)}"
                 raise ValueError(f'{counts}: put a cell that holds a comma or a line end in quotes, "like, this"')

@@ -72,7 +72,7 @@ def save_lora(model: nn.Module, folder: str | Path, layout: str = "minilm", base
     wrapped = dict(adapters(model))
     if not wrapped:
         raise ValueError("model has no LoRA layer: wrap it first, and save before merging")
-    if len(scales := {layer.alpha / layer.rank for layer in wrapped.values()}) > 1:
+    if len(scales := {layer.scale for layer in wrapped.values()}) > 1:
         raise ValueError(f"model has layers with alpha / rank of {sorted(scales)}, and a file holds one: merge instead")
     tensors, names = {}, set()
     for path, layer in wrapped.items():

@@ -255,7 +255,8 @@ def run(names: Sequence[str], port: int = 8000, host: str = HOSTS[0], folder: Pa
     """
     for name in names:
         models.check(name)
-    if (f"[{host}]" if ":" in host else host) not in HOSTS:
+    shown = f"[{host}]" if ":" in host else host
+    if shown not in HOSTS:
         raise ValueError(f"--host {host}: the demo serves this computer alone; use {HOSTS[0]}, or ::1")
     if not 0 <= port < 2**16:
         raise ValueError(f"--port {port}: choose one from 0 to 65535")
@@ -264,7 +265,7 @@ def run(names: Sequence[str], port: int = 8000, host: str = HOSTS[0], folder: Pa
     except OSError as error:
         raise OSError(f"--host {host} --port {port} cannot be used ({error.strerror}): choose another port") from error
     with listener, machine.threads(), suppress(KeyboardInterrupt):
-        address = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
+        address = f"http://{shown}:{listener.getsockname()[1]}"
         print(f"open {address} in a browser; Ctrl-C ends it", file=sys.stderr, flush=True)
         how = {"log_level": "warning", "lifespan": "off", "ws": "none", "server_header": False}
         config = uvicorn.Config(Demo(names, folder).app(), timeout_graceful_shutdown=2, **how)

@@ -13,7 +13,7 @@ from torch import nn
 from tqdm import tqdm
 
 from . import distributed, evaluate
-from .batching import Stream, split
+from .batching import Stream
 from .machine import interruption, threads
 from .tokenizer import Tokenizer
 from .trainer import Record, Run, TrainConfig
@@ -44,8 +44,6 @@ def train(
     KeyboardInterrupt after Ctrl-C, once the step is done and the checkpoint written.
     """
     with distributed.joined() as world, threads(world.local_size), torch.random.fork_rng([]):
-        if out and not Path(out).exists():
-            split(stream(0), config.accumulate * world.size)  # what cannot be split must not claim the folder
         run = Run(model, stream, config, world, Path(out) if out else None, tokenizer, data)
         for record in run.state.log if watch else ():
             watch(record)

@@ -72,6 +72,8 @@ class TrainConfig:
         for name in ("steps", "batch_size", "accumulate", "eval_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: must be 1 or more")
+        if self.clip is not None and not self.clip >= 0:
+            raise ValueError(f"clip={self.clip}: must be the greatest length of a gradient, or 0 for no clipping")
         for name, known in (("schedule", optim.SCHEDULES), ("optimizer", ("adamw", "muon")), ("dtype", DTYPES)):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name}={getattr(self, name)!r}: choose one of {', '.join(known)}")
@@ -109,6 +111,8 @@ class Run:
         )
         self.description = checkpoint.describe(model, asdict(config), data or checkpoint.digest(stream(0)))
         saved = checkpoint.load_run(out, model, self.optimizer, self.description) if out else None
+        if out and not saved:
+            split(stream(0), config.accumulate * world.size)  # what cannot be split must not claim the folder
         self.state = State(**saved) if saved else State()
         self.nats = torch.tensor(self.state.nats, device=self.device)
         self.started = time.perf_counter()

@@ -1556,8 +1556,8 @@ assert decode([0, 0], [b"ab"]) == "abab"
 # ```{exercise} Pad with a mask
 # :label: ex-pad
 # Write `rectangle_of(rows, pad_id)` for lists of ids of unequal length. Return the ids padded **on the left** to the
-# longest row, and a mask of booleans, of the same shape, that is true where an id is real. (Generation in batches pads on the left,
-# so that all rows end at the same place.)
+# longest row, and a mask of booleans, of the same shape, that is true where an id is real. (Generation in batches pads
+# on the left, so that all rows end at the same place.)
 # ```
 
 
