@@ -10,7 +10,6 @@ References: Devlin et al. 2019, section 4.2 (spans); Chen et al. 2017 (search, t
 and generation).
 """
 
-import copy
 import math
 from collections.abc import Sequence
 from functools import lru_cache
@@ -22,7 +21,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from . import chat, data, presets, questions, retrieval
+from . import bert, chat, data, presets, questions, retrieval
 from .batching import derived_seed, pad
 from .contract import Batch, LanguageModel
 from .finetune import draws
@@ -158,10 +157,10 @@ def _choice(made: Row, scores: Float[Tensor, "2 T"], spans: Sequence[Span]) -> t
 @lru_cache(maxsize=1)
 def span_reader(run: TrainConfig = RUN, seed: int = 0) -> SpanReader:
     """The book's reader: trained at the first call, on the training articles alone, read from the cache afterwards."""
-    encoder, units = retrieval.encoder()
+    encoder, units = bert.load("all-minilm", dropout=0.0)
     made = questions.made(passages(data.load("wikipedia").train, retrieval.MOST, SHORT), seed)
     made = [one for one in made if len(units.encode(f"{one.question} {one.passage.text}")) <= LENGTH - 3]
-    model = SpanHead(copy.deepcopy(encoder), dropout=0.0)
+    model = SpanHead(encoder, dropout=0.0)
     for part in (model.encoder.embedding, *model.encoder.stack.blocks[:FROZEN]):
         frozen(part)
     with torch.random.fork_rng([]):

@@ -103,7 +103,7 @@ class Run:
         self.model, self.stream, self.config, self.world, self.out = model, stream, config, world, out
         self.tokenizer, self.device = tokenizer, next(model.parameters()).device
         self.dtype = working_dtype(config.dtype, self.device)
-        self.runner = distributed.wrap(model, world, config.shard)
+        self.runner = distributed.wrap(model.train(), world, config.shard)
         if config.compile:
             self.runner = torch.compile(self.runner)
         self.optimizer = optim.optimizer(
@@ -147,14 +147,14 @@ class Run:
 
         Every part counts by the targets it holds, so parts and processes change nothing but the order of the sums.
         """
-        n, scored = self.config.accumulate, (batch.targets != IGNORE).sum()
+        n, scored = self.config.accumulate, int((batch.targets != IGNORE).sum())
         mine = split(batch, n * self.world.size)[self.world.rank * n :][:n]
         sum_of_shares = torch.zeros((), device=self.device)
         for part in mine:
             inputs, targets = tuple(x.to(self.device) for x in part.inputs), part.targets.to(self.device)
             with distributed.quiet(self.runner, part is not mine[-1]):
                 with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-                    nats = loss(self.runner(*inputs), targets) * float((part.targets != IGNORE).sum() / scored)
+                    nats = loss(self.runner(*inputs), targets) * (int((part.targets != IGNORE).sum()) / scored)
                 (nats * self.world.size).backward()  # the processes' gradients will be averaged, not added
             sum_of_shares += nats.detach()
         return sum_of_shares

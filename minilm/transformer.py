@@ -110,9 +110,10 @@ class Block(nn.Module):
 
     def add(self, x: Tensor, norm: nn.Module, part: Callable[[Tensor], Tensor]) -> Tensor:
         """``x + part(norm(x))``, or in the order of 2017 ``norm(x + part(x))``."""
-        if self.norm_first:
-            return x + F.dropout(part(norm(x)), self.dropout, self.training)
-        return norm(x + F.dropout(part(x), self.dropout, self.training))
+        y = part(norm(x) if self.norm_first else x)
+        if self.dropout:  # at one token, what costs is the number of calls
+            y = F.dropout(y, self.dropout, self.training)
+        return x + y if self.norm_first else norm(x + y)
 
     def forward(
         self,

@@ -134,7 +134,7 @@ def test_a_batch_in_parts_is_the_batch(accumulate, ignored, seed):
 
     (log, whole), (log_parts, parts) = trained(1), trained(accumulate)
     for name, parameter in parts.named_parameters():
-        torch.testing.assert_close(parameter, whole.get_parameter(name), atol=1e-6, rtol=1e-6, msg=name)
+        torch.testing.assert_close(parameter, whole.get_parameter(name), atol=1e-9, rtol=1e-9, msg=name)
     assert [r["train_loss"] for r in log_parts] == pytest.approx([r["train_loss"] for r in log], abs=1e-5)
     assert log[-1]["tokens"] == log_parts[-1]["tokens"] == 4 * (64 - 2 * ignored)
 
@@ -229,6 +229,8 @@ def test_evaluation_switches_dropout_off_and_training_on_again():
     log = train(model, STREAM, CONFIG, validate, progress=False)
     assert modes == [False] * 4 and model.training
     assert log[-1]["val_loss"] == mean_nll(model.eval())["val_loss"]
+    handed_over_as_it_was_read = train(fresh().eval(), STREAM, CONFIG, mean_nll, progress=False)
+    assert without_seconds(handed_over_as_it_was_read) == without_seconds(log)
 
 
 def test_progress_goes_to_stderr_and_only_where_wanted(capsys):
