@@ -134,7 +134,8 @@ class KVCache:
 
     def reorder(self, rows: Int[Tensor, " B"]) -> None:
         """Row b becomes a copy of row ``rows[b]``: what beam search needs when one beam overtakes another."""
-        self.k, self.v, self.ids = self.k[:, rows], self.v[:, rows], self.ids[rows]
+        self.k = self.k[:, rows]  # one after the other: what is replaced is free before the next is copied
+        self.v, self.ids = self.v[:, rows], self.ids[rows]
         self._measure(self.lengths[rows])
 
     def _measure(self, lengths: Int[Tensor, " B"]) -> None:

@@ -70,7 +70,7 @@ def table(text: str) -> list[Example]:
     >>> table('text,label\n"good, really",positive')
     [{'text': 'good, really', 'label': 'positive'}]
     """
-    csv.field_size_limit(len(text) + 1)  # a cell may hold a book
+    csv.field_size_limit(max(csv.field_size_limit(), len(text) + 1))  # a cell may hold a book; others keep theirs
     rows = csv.reader(io.StringIO(text, newline=""), strict=True)
     filled = (row for row in rows if any(map(str.strip, row)))
     found: list[Example] = []

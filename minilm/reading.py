@@ -185,7 +185,7 @@ def prompt(question: str, passage: str | None = None) -> str:
 
 
 def ask(
-    model: LanguageModel, units: Tokenizer, messages: Sequence[str], max_new_tokens: int = 20, batch_size: int = 64
+    model: LanguageModel, units: Tokenizer, messages: Sequence[str], max_new_tokens: int = 20, batch_size: int = 32
 ) -> list[Answer]:
     """Greedy answers of a model that has learnt to chat, each to a conversation of its own.
 

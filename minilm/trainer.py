@@ -152,9 +152,12 @@ class Run:
         sum_of_shares = torch.zeros((), device=self.device)
         for part in mine:
             inputs, targets = tuple(x.to(self.device) for x in part.inputs), part.targets.to(self.device)
+            counted = int((part.targets != IGNORE).sum())
             with distributed.quiet(self.runner, part is not mine[-1]):
                 with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-                    nats = loss(self.runner(*inputs), targets) * (int((part.targets != IGNORE).sum()) / scored)
+                    logits = self.runner(*inputs)
+                    # a part without targets teaches nothing, but has its place where processes exchange gradients
+                    nats = loss(logits, targets) * (counted / scored) if counted or not scored else 0 * logits.sum()
                 (nats * self.world.size).backward()  # the processes' gradients will be averaged, not added
             sum_of_shares += nats.detach()
         return sum_of_shares

@@ -1345,6 +1345,9 @@ for t in range(5):
     asked[0, t] = 4
     wanted += toy(asked)[0, t].log_softmax(-1)[row[0, t]].item()
 assert abs(pseudo(toy, row[0], 4) - wanted) < 1e-4, "one gap at a time"
+even, many = lambda ids: torch.zeros(*ids.shape, 4), torch.zeros(600, dtype=torch.long)
+assert abs(pseudo(even, many, 3) + 600 * math.log(4)) < 0.1, "add logarithms"
+assert isinstance(pseudo(toy, row[0], 4), float), "as a float"
 print("right")
 
 # %% [markdown]
@@ -1389,6 +1392,8 @@ assert fewest("abcx", tiny) is None and fewest("bcd", tiny) is None, (
 )
 assert fewest("aab", tiny) is None, "a piece without ## cannot go on a word"
 assert fewest("a", tiny) == 1 and fewest("abc", {"ab": 0, "a": 0, "##bc": 0}) == 2
+traps = dict.fromkeys("w ##x ##yz wxy ##z ##ab ##a ##bcd ##c ##d".split(), 0)
+assert fewest("wxyzabcd", traps) == 4, "wxy ##z ##a ##bcd"
 some_words = sorted(
     {w for s in sentences("validation", 300) for w in words(tidy(s)) if w.isalpha()}
 )
@@ -1431,12 +1436,14 @@ for a, b, length in (
     ("a b c", "d e f", 8),
 ):
     wanted = their_tokenizer(a, b, truncation="longest_first", max_length=length)
-    got = pair(tokenizer.encode(a), tokenizer.encode(b), length)
+    got = tuple(pair(tokenizer.encode(a), tokenizer.encode(b), length))
     assert len(got[0]) <= length and len(got[0]) == len(got[1])
     if len(a) != len(b):
         assert got == (wanted["input_ids"], wanted["token_type_ids"])
-assert pair([7], [8], 99) == ([101, 7, 102, 8, 102], [0, 0, 0, 1, 1])
-assert pair([7, 8], [9, 10], 6) == ([101, 7, 8, 102, 9, 102], [0, 0, 0, 0, 1, 1])
+assert tuple(pair([7], [8], 99)) == ([101, 7, 102, 8, 102], [0, 0, 0, 1, 1])
+a, b = [1, 2, 3, 4, 5], [7, 8, 9]
+assert tuple(pair(a, b, 8)) == ([101, 1, 2, 3, 102, 7, 8, 102], [0] * 5 + [1] * 3), "in turn"
+assert (a, b) == ([1, 2, 3, 4, 5], [7, 8, 9]), "the lists that were given must stay as they are"
 print("rows of two texts as the library makes them")
 
 # %% [markdown]
@@ -1467,10 +1474,15 @@ def swap_test(a, b, n=2000, seed=0):
 # %% tags=["check"]
 same = np.array([True, False] * 50)
 assert swap_test(same, same) == 1.0, "no difference, no evidence"
-assert swap_test(np.zeros(100, bool), np.ones(100, bool)) < 0.01
+none, full = np.zeros(100, bool), np.ones(100, bool)
+assert swap_test(none, full) < 0.01 and swap_test(full, none) < 0.01, "in absolute value"
+assert full.all() and not none.any(), "the arrays that were given must stay as they are"
 assert swap_test(same, same | (np.arange(100) < 12)) < 0.1, "the pairs are lost"
 few = np.array([False] * 3 + [True] * 97)
-assert 0.2 < swap_test(few, np.ones(100, bool)) < 0.3, "three coins agree in 2 of 8 cases"
+assert 0.2 < swap_test(few, full) < 0.3, "three coins agree in 2 of 8 cases"
+assert round(3 * swap_test(few, full, 3), 9) in (0, 1, 2, 3), "a share of n re-labellings"
+drawn = [swap_test(few, full, 500, seed) for seed in (1, 1, 2, 3, 4)]
+assert drawn[0] == drawn[1] and len(set(drawn)) > 1, "seed is not used"
 assert swap_test(right["majority"], right["fine-tuned"], 500) < 0.01
 print(
     f"fine-tuned against bag of words: p below 0.01: {swap_test(right['bag of words'], right['fine-tuned']) < 0.01}"

@@ -1143,6 +1143,7 @@ expected = relative_buckets(-torch.tensor(distances), both_sides=False).tolist()
 assert [bucket(d) for d in distances] == expected, "one of the default buckets is wrong"
 both = relative_buckets(-torch.tensor(distances), both_sides=True).tolist()
 assert [bucket(d, n=16) for d in distances] == both, "n is not used"
+assert range(32)[bucket(20)] == 17, "a bucket is a place in a table: a whole number"
 assert bucket(300, n=8, m=20) == 7 and bucket(5, n=8, m=20) == 4 and bucket(9, n=8, m=20) == 6
 print("buckets as in T5")
 
@@ -1178,10 +1179,12 @@ def restore(source, target, sentinels):
 assert restore([109, 2, 107], [2, 105, 106, 3], range(2, 66)) == [109, 105, 106, 107]
 for seed in range(20):
     length = 10 + 5 * seed
-    whole = list(range(100, 100 + length))
+    whole = [100 + i * i % 11 for i in range(length)]  # a text repeats its tokens
     hidden = spans(length, 0.3, 2.0, torch.Generator().manual_seed(seed))
     assert restore(*corrupt(whole, hidden, range(2, 66)), range(2, 66)) == whole, seed
-assert restore([5, 70, 6], [70, 7, 71], range(70, 80)) == [5, 7, 6], "sentinels is not used"
+source, target = [5, 70, 6], [70, 7, 71]
+assert restore(source, target, range(70, 80)) == [5, 7, 6], "sentinels is not used"
+assert (source, target) == ([5, 70, 6], [70, 7, 71]), "the lists that were given must stay"
 print("every text is whole again")
 
 # %% [markdown]
@@ -1190,7 +1193,7 @@ print("every text is whole again")
 #
 # With $k$ of $n$ right, the naive interval $\hat p \pm z \sqrt{\hat p (1 - \hat p) / n}$ says that 15 wrong of 15
 # prove a share of exactly zero. Wilson's interval holds all $p$ for which $|\hat p - p| \le z \sqrt{p (1 - p) / n}$.
-# Solve that for $p$, and write `interval(k, n, z)`, the pair of its ends.
+# Solve that for $p$, and write `interval(k, n, z)`, the pair of its ends. Do not call `binomtest`.
 # ```
 
 
@@ -1214,6 +1217,7 @@ for k, n in ((0, 15), (15, 15), (3, 20), (700, 1000)):
     low, high = interval(k, n)
     ends = binomtest(k, n).proportion_ci(method="wilson")
     assert abs(low - ends.low) < 1e-6 and abs(high - ends.high) < 1e-6, (k, n)
+assert "binomtest" not in interval.__code__.co_names, "solve for p"
 assert interval(5, 10, z=1.0)[1] < interval(5, 10, z=2.0)[1], "a larger z makes a wider interval"
 assert all(abs((0.3 - p) ** 2 - p * (1 - p) / 10) < 1e-9 for p in interval(3, 10, z=1))
 print(f"0 of 15 right: at most {100 * interval(0, 15)[1]:.0f} % could be")
@@ -1223,8 +1227,8 @@ print(f"0 of 15 right: at most {100 * interval(0, 15)[1]:.0f} % could be")
 # :label: ex-t5-shift
 #
 # Write `decoder_rows(target)`: for one target without its end, the pair (what the decoder reads, what it has to say),
-# both lists of the same length, with `PAD` as start and `END` as end. The check trains nothing; it compares the loss
-# with that of `pairs`, and with the probability of the whole target by {eq}`eq-t5-conditional`.
+# both lists of the same length, with `PAD` as start and `END` as end. Do not call `pairs`. The check trains nothing; it
+# compares the loss with that of `pairs`, and with the probability of the whole target by {eq}`eq-t5-conditional`.
 # ```
 
 
@@ -1244,6 +1248,7 @@ def decoder_rows(target):
 source, target = [50, 51, 52], [70, 71, 72, 73]
 read, say = decoder_rows(target)
 assert len(read) == len(say) == 5, "the end has to be said as well"
+assert "pairs" not in decoder_rows.__code__.co_names, "write it out"
 logits = small(torch.tensor([[*source, END]]), torch.tensor([read]))
 mine = loss(logits, torch.tensor([say]))
 batch = pairs([source], [target])

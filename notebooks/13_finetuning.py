@@ -1008,9 +1008,12 @@ def masked(prompt, answer):
 # %% tags=["check"]
 for prompt, answer in (([5, 6, 7], [8, 9]), ([1], [2]), ([3, 3], [3, 3, 3])):
     batch = examples([Example(prompt, answer)])
-    read, scored = masked(list(prompt), list(answer))
+    given = list(prompt), list(answer)
+    read, scored = masked(*given)
     assert read == batch.inputs[0][0].tolist(), "what the model reads ends before the last id"
     assert scored == batch.targets[0].tolist(), "the last id of the prompt has a target"
+    assert given == (prompt, answer), "the lists that were given must stay as they are"
+assert "examples" not in masked.__code__.co_names, "write it out"
 
 # %% [markdown]
 # ```{exercise} Merge by hand
@@ -1043,6 +1046,7 @@ for rank, alpha in ((1, 16), (3, 2), (4, 4)):
     vector = torch.randn(6, dtype=torch.float64)
     torch.testing.assert_close(mine @ vector, layer(vector))
     assert torch.equal(W, layer.base.weight), "the base must not change"
+    torch.testing.assert_close(merge_by_hand(W, layer.A, 0 * layer.B, alpha), W)
 
 # %% [markdown]
 # ```{exercise} Memory
@@ -1050,7 +1054,7 @@ for rank, alpha in ((1, 16), (3, 2), (4, 4)):
 #
 # Write `training_bytes(frozen_numbers, trained_numbers)`: the bytes for weights, gradients and AdamW's two means in
 # float32, without hidden states. How much does LoRA save for a model of 135 million weights, of which 2 million are
-# trained? And for one of 7 billion, with 20 million?
+# trained? And for one of 7 billion, of which 20 million are? The check prints what your function says.
 # ```
 
 
@@ -1076,6 +1080,11 @@ held += [t for state in optimizer.state.values() for t in state.values() if t.di
 expected_bytes = sum(t.numel() * t.element_size() for t in held)
 assert training_bytes(40, 18) == expected_bytes, f"AdamW on this toy holds {expected_bytes} bytes"
 assert training_bytes(0, 1) == 16 and training_bytes(1, 0) == 4
+for whole, thin in ((135e6, 2e6), (7e9, 20e6)):
+    saved = training_bytes(0, whole) - training_bytes(whole - thin, thin)
+    print(
+        f"{whole / 1e6:,.0f} million, {thin / 1e6:.0f} of them trained: {saved / 1e9:.1f} GB saved"
+    )
 
 # %% [markdown]
 # ```{exercise} The reward that a policy implies

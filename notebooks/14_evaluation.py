@@ -1382,9 +1382,11 @@ assert holm([0.01, 0.04, 0.02], 0.05) == [True, True, True], (
 )
 assert holm([0.04, 0.03, 0.026], 0.05) == [False] * 3, "the smallest fails, so all do"
 assert holm([0.3, 0.001, 0.024], 0.05) == [False, True, True]
-assert holm([0.01, 0.01], 0.05) == [True, True], "equal p-values, equal verdicts"
+assert holm([0.022, 0.01, 0.04, 0.02]) == [False, True, False, False], "after 0.02 fails, all do"
+assert holm([0.01, 0.01]) == [True] * 2 and holm([0.03, 0.03]) == [False] * 2, "of equal p-values"
 assert holm([0.05], 0.05) == [True] and holm([0.04], 0.01) == [False] and holm([], 0.05) == []
-false_alarms = np.mean([any(holm(row, 0.05)) for row in np.random.default_rng(0).random((2000, 8))])
+rows = np.random.default_rng(0).random((2000, 8)).tolist()
+false_alarms = np.mean([any(holm(row, 0.05)) for row in rows])
 assert 0.03 < false_alarms < 0.07
 print("eight tests of nothing: a false alarm in about 5 % of cases")
 
@@ -1419,6 +1421,7 @@ for classes in (2, 3, 5):
     b = [x if rng.random() < 0.6 else int(rng.integers(0, classes)) for x in a]
     assert math.isclose(kappa(a, b), cohen_kappa_score(a, b))
 assert kappa(list("xy"), list("yx")) == -1 and kappa(list("xxx"), list("xxx")) == 1.0
+assert kappa(list("xx"), list("yy")) == 0, "two who never vary, and never agree"
 assert kappa(list("xxxx"), list("xxyx")) == 0, "one who never varies agrees by chance"
 print("equal to scikit-learn")
 

@@ -842,8 +842,10 @@ rng = np.random.default_rng(0)
 for n, m, c in ((3, 2, 4), (1, 5, 2)):
     p, neutral = rng.dirichlet(np.ones(c), n), rng.dirichlet(np.ones(c), m)
     wanted = calibrate(torch.tensor(p).log(), torch.tensor(neutral).log()).exp().numpy()
-    np.testing.assert_allclose(calibrated(p, neutral), wanted, err_msg="divide by the mean")
-np.testing.assert_allclose(calibrated(p[:1], p[:1]), 1 / 2)
+    before, found = p.copy(), calibrated(p, neutral)
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, err_msg="divide by the mean")
+    assert np.array_equal(p, before), "the argument must not change"
+np.testing.assert_allclose(calibrated(p[:1], p[:1]), 1 / 2, rtol=1e-5)
 
 # %% [markdown]
 # ```{exercise} What may come next
@@ -870,6 +872,7 @@ def next_letters(words, begun):
 words = ["no", "not", "nothing", "yes"]
 assert next_letters(words, "no") == {"", "t"} and next_letters(words, "not") == {"", "h"}
 assert next_letters(["yes", "eye"], "e") == {"y"}, "begun has to stand at the beginning"
+assert next_letters(["nono"], "no") == {"n"}, "only the beginning is taken off, and once"
 assert next_letters(words, "") == {"n", "y"} and next_letters(words, "x") == set()
 left = either(*(word.encode() for word in words))
 for begun in ("", "n"):
@@ -905,6 +908,8 @@ assert abs(best_of(0.5, 1, 60, 4000, rng) - 0.5) < 0.01, "one prompt gains nothi
 assert abs(best_of(0.9, 1, 50, 4000, rng) - 0.9) < 0.01, "p is the chance to be right"
 assert best_of(0.5, 10, 60, 2000, rng) > best_of(0.5, 3, 60, 2000, rng) > 0.53
 assert abs(best_of(0.5, 2, 1, 20_000, rng) - 0.75) < 0.02, "two coins: heads in three of four"
+seeded = [best_of(0.5, 3, 60, 500, np.random.default_rng(s)) for s in (2, 2, 3)]
+assert seeded[0] == seeded[1] != seeded[2], "draw from rng"
 print(
     f"ten equal prompts with p = 0.5, 48 texts: the best shows {best_of(0.5, 10, 48, 9000, rng):.2f}"
 )
@@ -913,8 +918,9 @@ print(
 # ```{exercise} Slots
 # :label: ex-cl-slots
 #
-# Write `precision_recall(answers, references)` for lists of dicts (an answer may be `None`): the share of filled slots
-# that are right, and the share of wanted slots that were found. A slot that was not wanted is filled and wrong.
+# Write `precision_recall(answers, references)` for lists of dicts (an answer may be `None`), the pair of the share of
+# filled slots that are right, and the share of wanted slots that were found. A slot that was not wanted is filled and
+# wrong.
 # ```
 
 
@@ -937,9 +943,11 @@ def precision_recall(answers, references):
 assert precision_recall([{"a": 1, "b": 2}, None], [{"a": 1}, {"a": 1, "b": 2}]) == (1 / 2, 1 / 3)
 assert precision_recall([{"a": 1}], [{"a": 1, "b": None, "c": 3}]) == (1.0, 1 / 3)
 assert precision_recall([{"a": 1, "b": None}], [{"a": 1}]) == (0.5, 1.0), "not wanted is wrong"
+assert precision_recall([{"b": 1, "a": 2}], [{"a": 1, "b": 2}]) == (0, 0), "right value, wrong slot"
 both = precision_recall(extracted["SmolLM2, constrained"], values)
 harmonic = 2 * both[0] * both[1] / sum(both)
-assert abs(harmonic - slot_f1(extracted["SmolLM2, constrained"], values).value) < 1e-9
+f1 = slot_f1(extracted["SmolLM2, constrained"], values).value
+assert abs(harmonic - f1) < 1e-9, "its harmonic mean is the slot F1"
 
 # %% [markdown]
 # ## Further reading

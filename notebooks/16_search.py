@@ -954,7 +954,7 @@ print("fused")
 # discounted cumulative gain* {cite}`jarvelin2002`: a passage at rank $r$ with relevance $g_r$ adds $g_r / \log_2(r +
 # 1)$, and the sum over the first $k$ is divided by the best sum any order could have. Write `ndcg(scores, relevance,
 # k)` for one query, two lists of numbers, one for each passage. It is 0 where nothing is relevant. No two scores are
-# equal.
+# equal, and `k` may be larger than the number of passages.
 # ```
 
 
@@ -977,9 +977,11 @@ def ndcg(scores, relevance, k):
 rng = np.random.default_rng(0)
 for k in (1, 3, 10):
     for _ in range(20):
-        marks, gains = rng.permutation(10).astype(float), rng.integers(0, 4, 10)
-        assert abs(ndcg(list(marks), list(gains), k) - ndcg_score([gains], [marks], k=k)) < 1e-9
-assert ndcg([1.0, 2.0], [0, 0], 2) == 0
+        marks, gains = rng.permutation(10).tolist(), rng.integers(0, 4, 10).tolist()
+        wrong = ndcg(marks, gains, k) - ndcg_score([gains], [marks], k=k)
+        assert abs(wrong) < 1e-9, "as scikit-learn; and the lists stay as they were"
+assert ndcg([1.0, 2.0], [0, 0], 2) == 0 and ndcg([1.0], [3], 1) == 1, "none, or only one"
+assert abs(ndcg([1.0, 2.0], [1, 0], 9) - 0.6309) < 1e-4, "fewer passages than k"
 assert ndcg([3.0, 2.0, 1.0], [0, 0, 5], 2) == 0 and abs(ndcg([1.0, 2.0], [1, 0], 2) - 0.6309) < 1e-4
 print("as scikit-learn has it")
 
@@ -1011,8 +1013,10 @@ def risk(sureness, right):
 assert risk([0.9, 0.5], [1, 0]) == 0.25 and risk([0.5, 0.9], [1, 0]) == 0.75
 assert risk([0.3, 0.3, 0.3], [1, 1, 1]) == 0 and risk([0.3, 0.3], [0, 0]) == 1
 assert abs(risk([3, 2, 1], [1, 0, 1]) - (0 + 1 / 2 + 1 / 3) / 3) < 1e-12
-tied = (1 + 1 / 2 + 2 / 3 + 3 / 4) / 4
-assert abs(risk([0.5] * 4, [0, 1, 0, 0]) - tied) < 1e-12, "ties in the order given"
+given = [0, 1, 1, 0, 0] * 8
+ordered = risk(list(range(40, 0, -1)), given[::2] + given[1::2])
+assert abs(risk([0.9, 0.5] * 20, given) - ordered) < 1e-12, "ties in the order given"
+assert abs(risk([0.5] * 4, [0, 1, 0, 0]) - (1 + 1 / 2 + 2 / 3 + 3 / 4) / 4) < 1e-12, "the same"
 level = np.mean([risk(np.random.default_rng(s).random(len(hits)), hits) for s in range(200)])
 assert abs(level - (1 - hits.mean())) < 0.03, "a random order risks the mean"
 print(f"SmolLM2 {risk(sureness, hits):.1f}, a random order {level:.1f}")
@@ -1024,8 +1028,8 @@ print(f"SmolLM2 {risk(sureness, hits):.1f}, a random order {level:.1f}")
 # The centroid likes sentences that say the same. *Maximal marginal relevance* {cite}`carbonell1998` takes, one by one,
 # the sentence with the highest $\lambda \, a_i - (1 - \lambda) \max_{j \in \text{taken}} v_i \cdot v_j$, where $a_i =
 # v_i \cdot \bar v$ is the closeness to the mean; for the first one the second term is 0. Write `mmr(table, n, weight)`
-# for the rows $v_i$ of a matrix and $\lambda$ = `weight`: the places of $n$ sentences in the order in which they are
-# taken.
+# for the rows $v_i$ of a matrix and $\lambda$ = `weight`: a list of the places of $n$ sentences in the order in which
+# they are taken.
 # ```
 
 
@@ -1053,6 +1057,7 @@ assert mmr(twins, 2, 1.0) == [1, 0], "without the second term: the nearest two"
 assert mmr(twins, 2, 0.5) == [1, 2], "with it: the second one is different"
 five = np.array([[1, 0], [0.8, 0.6], [0.6, 0.8], [-1, 0], [0.6, -0.8]])
 assert mmr(five, 4) == [0, 3, 2, 4], "the most similar one taken counts"
+assert mmr(np.array([[2.0, 0.0], [1.0, 1.0], [0.0, 1.0]]), 3) == [0, 2, 1], "products, not cosines"
 table = retrieval.vectors(texts)
 assert mmr(table, 3, 1.0) == np.argsort(-(table @ table.mean(0)), kind="stable")[:3].tolist()
 assert len(set(mmr(table, 8, 0.3))) == 8

@@ -86,6 +86,9 @@ def test_a_file_that_cannot_be_read_is_refused_with_line_and_remedy(tmp_path, na
 def test_a_cell_may_hold_a_book(tmp_path):
     (tmp_path / "a.csv").write_text("\ntext,label\n" + "long " * 50_000 + ",x")
     assert read(tmp_path / "a.csv") == [{"text": "long " * 50_000, "label": "x"}]
+    limit = csv.field_size_limit()
+    examples.table("text\nshort")
+    assert csv.field_size_limit() == limit, "what others may read does not shrink"
 
 
 def test_a_missing_file_is_said(tmp_path):

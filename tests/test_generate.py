@@ -12,7 +12,7 @@ from transformers.generation import logits_process as peer
 
 from minilm import ngram
 from minilm.beam import beam
-from minilm.generate import generate, generate_batch, lookup, next_token_probs, penalise, stream
+from minilm.generate import Guesser, generate, generate_batch, lookup, next_token_probs, penalise, stream
 from minilm.gpt import GPT
 from minilm.gpt2_files import to_gpt2, to_gpt2_config
 from minilm.rnn import RNNLM, RNNConfig
@@ -233,7 +233,7 @@ def test_guesses_never_change_the_text(name, prompt, length, how, data):
         assert list(written) == right[: len(written)]
         return right[len(written) :][: data.draw(st.integers(0, 6))] + data.draw(guess)
 
-    for how_guessed in (draft, lambda written: lookup(written, 1)):
+    for how_guessed in (draft, lambda written: lookup(written, 1), Guesser(models()["modern"]), Guesser(model, 3)):
         assert generate(model, prompt, length, draft=how_guessed, cache=cache, **how) == text
 
 
@@ -267,10 +267,36 @@ def test_lookup_is_what_followed_last_time(text, n, most):
     assert lookup(text, n, most) == expected
 
 
-@pytest.mark.parametrize("options", [{"n": 0}, {"most": 0}])
-def test_bad_lookups_are_named(options):
+@pytest.mark.parametrize("name", models())
+@settings(max_examples=10)
+@given(st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=CONTEXT + 5), min_size=1, max_size=5))
+def test_a_guesser_writes_what_its_model_would_whatever_it_was_asked_before(name, texts):
+    model = models()[name]
+    guesser = Guesser(model, 3)
+    for text in texts:
+        assert guesser(text) == generate(model, text, 3, temperature=0.0)
+
+
+def test_a_guesser_that_is_the_model_is_always_right_and_reads_nothing_twice():
+    model, read = gpt(), []
+    small = gpt()
+    small.embedding.register_forward_hook(lambda layer, inputs, output: read.append(inputs[0].numel()))
+    passes = []
+    model.embedding.register_forward_hook(lambda layer, inputs, output: passes.append(inputs[0].numel()))
+    text = generate(model, [1, 2, 3], 12, temperature=0.0, draft=Guesser(small))
+    assert text == generate(gpt(), [1, 2, 3], 12, temperature=0.0)
+    assert passes == [5, 3, 3, 3] and sum(read) == 3 + 12 - 2, "all but the last guess and what follows it"
+    read.clear()
+    known = lambda text: [7]
+    assert Guesser(small, first=known)([1, 2, 3]) == [7] and not read
+
+
+@pytest.mark.parametrize(
+    "guess", [lambda: lookup([1, 2], n=0), lambda: lookup([1, 2], most=0), lambda: Guesser(gpt(), 0)]
+)
+def test_bad_guesses_are_named(guess):
     with pytest.raises(ValueError, match=r"n=0|most=0"):
-        lookup([1, 2, 3], **options)
+        guess()
 
 
 def test_guesses_are_for_one_prompt():

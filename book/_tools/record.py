@@ -4,6 +4,7 @@
     python book/_tools/record.py scaling        # loss against size, at ten tokens per parameter
     python book/_tools/record.py compile        # a step with and without torch.compile
     python book/_tools/record.py long           # the preset `long`, a quarter of an hour
+    python book/_tools/record.py half-hour      # twice its parameters, in 16 bits and with dropout
     python book/_tools/record.py gpt            # the preset `gpt` with five times its steps
     python book/_tools/record.py bench          # what `make bench` prints
     python book/_tools/record.py labels         # what pretraining is worth, by the number of labels
@@ -50,6 +51,11 @@ CHANGES = {
     "three blocks, not four": ("n_layers",),
 }
 """What leads from the reference to the fast recipe, in the order in which it is changed."""
+
+HALF_HOUR = {
+    "d_model": 256, "n_layers": 6, "n_heads": 4, "dropout": 0.2, "steps": 3700, "eval_every": 250, "dtype": "auto"
+}  # fmt: skip
+"""What twice the time allows, beside the preset `long`."""
 
 BAR = 1.88
 """Nats per character; how long a run took to get there is kept with its row."""
@@ -160,7 +166,7 @@ def bench() -> list[dict]:
     """What each script of `make bench` prints."""
     rows = []
     for script in sorted((RUNS.parents[1] / "tests" / "benchmarks").glob("bench_*.py")):
-        done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)
+        done = subprocess.run([sys.executable, script], stdout=subprocess.PIPE, text=True, check=True)
         rows.append({"name": script.stem.removeprefix("bench_"), "output": done.stdout})
         print(done.stdout, file=sys.stderr, flush=True)
     return rows
@@ -171,6 +177,7 @@ EXPERIMENTS = {
     "scaling": lambda: side_by_side(list(scaling())),
     "compile": compiled,
     "long": lambda: long_run("small", PRESETS["long"]),
+    "half-hour": lambda: long_run("small", replace(changed(PRESETS["long"], **HALF_HOUR), name="half-hour")),
     "gpt": lambda: long_run("shakespeare", changed(PRESETS["gpt"], steps=5 * PRESETS["gpt"].train.steps)),
     "bench": bench,
     "labels": lambda: list(tuning.labels()),
