@@ -187,7 +187,7 @@ class Guesser:
         if isinstance(cache, KVCache) and len(text) + self.most <= cache.size:
             self.reader.resume(text)
         else:
-            self.reader = Reader(self.model, [text], len(text) + 256)
+            self.reader = Reader(self.model, [text], len(text) + 256)  # read anew only when the text has doubled
         for _ in range(self.most):
             self.reader.append(self.reader.logits().argmax(-1).tolist())
         return self.reader.texts[0][len(text) :]

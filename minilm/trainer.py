@@ -140,24 +140,24 @@ class Run:
         self.optimizer.step()
         self.optimizer.zero_grad()
         state.step, state.since = state.step + 1, state.since + 1
-        state.tokens += int((batch.targets != IGNORE).sum())
+        state.tokens += scored(batch)
 
     def gradients(self, batch: Batch) -> Tensor:
         """Leave the gradient of the batch's mean loss in the parameters; return this process's share of that loss.
 
         Every part counts by the targets it holds, so parts and processes change nothing but the order of the sums.
         """
-        n, scored = self.config.accumulate, int((batch.targets != IGNORE).sum())
+        n, whole = self.config.accumulate, scored(batch)
         mine = split(batch, n * self.world.size)[self.world.rank * n :][:n]
         sum_of_shares = torch.zeros((), device=self.device)
         for part in mine:
             inputs, targets = tuple(x.to(self.device) for x in part.inputs), part.targets.to(self.device)
-            counted = int((part.targets != IGNORE).sum())
+            counted = scored(part)
             with distributed.quiet(self.runner, part is not mine[-1]):
                 with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
                     logits = self.runner(*inputs)
                     # a part without targets teaches nothing, but has its place where processes exchange gradients
-                    nats = loss(logits, targets) * (counted / scored) if counted or not scored else 0 * logits.sum()
+                    nats = loss(logits, targets) * (counted / whole) if counted or not whole else 0 * logits.sum()
                 (nats * self.world.size).backward()  # the processes' gradients will be averaged, not added
             sum_of_shares += nats.detach()
         return sum_of_shares
@@ -201,3 +201,8 @@ class Run:
         seconds = self.state.seconds + time.perf_counter() - self.started
         mean = float(self.nats) * self.world.size / max(1, self.state.since)
         return f"loss {mean:.3f}, {self.state.tokens / seconds:,.0f} tokens/s"
+
+
+def scored(batch: Batch) -> int:
+    """Targets of a batch that count."""
+    return int((batch.targets != IGNORE).sum())

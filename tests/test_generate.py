@@ -224,7 +224,8 @@ def test_output_layer_is_asked_for_what_comes_next_only(cache):
 @given(st.lists(st.integers(0, V - 1), min_size=1, max_size=CONTEXT + 5), st.integers(0, 2 * CONTEXT), HOW, st.data())
 def test_guesses_never_change_the_text(name, prompt, length, how, data):
     """Right ones, wrong ones, too many, none: also past the context, with stops, penalties and without a cache."""
-    model, cache = models()[name], data.draw(st.booleans())
+    every, cache = models(), data.draw(st.booleans())
+    model = every[name]
     text = generate(model, prompt, length, **how)
     right = [*prompt, *text]
     guess = st.lists(st.integers(0, V - 1), max_size=6)
@@ -233,7 +234,7 @@ def test_guesses_never_change_the_text(name, prompt, length, how, data):
         assert list(written) == right[: len(written)]
         return right[len(written) :][: data.draw(st.integers(0, 6))] + data.draw(guess)
 
-    for how_guessed in (draft, lambda written: lookup(written, 1), Guesser(models()["modern"]), Guesser(model, 3)):
+    for how_guessed in (draft, lambda written: lookup(written, 1), Guesser(every["modern"]), Guesser(model, 3)):
         assert generate(model, prompt, length, draft=how_guessed, cache=cache, **how) == text
 
 
