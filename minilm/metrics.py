@@ -5,8 +5,9 @@ same for all: the examples are drawn anew many times, and the 95 % of the values
 A column is one value (or one row of values) per example; all columns of a call are drawn together.
 
 Not here: bits per byte (``minilm.evaluate``), and what a metric fails to see (chapter 14).
-References: Efron & Tibshirani 1993 (bootstrap, permutation tests); Rajpurkar et al. 2016 (exact match, token F1);
-Post 2018 (sacrebleu); Popović 2015 (chrF); Lin 2004 (ROUGE); Guo et al. 2017 (calibration error).
+References: Efron & Tibshirani 1993 (bootstrap, permutation tests); Wilson 1927 (intervals of shares); Rajpurkar et al.
+2016 (exact match, token F1); Post 2018 (sacrebleu); Popović 2015 (chrF); Lin 2004 (ROUGE); Guo et al. 2017
+(calibration error).
 """
 
 import inspect
@@ -19,7 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float
-from scipy.stats import bootstrap, permutation_test
+from scipy.stats import binomtest, bootstrap, permutation_test
 
 Column = Sequence[Any] | np.ndarray
 """One value for each example."""
@@ -97,6 +98,21 @@ def estimate(statistic: Callable[..., Any], *columns: Column) -> Estimate:
     return Estimate(value, float(interval.low), float(interval.high))
 
 
+def share(marks: Column) -> Estimate:
+    """Share of true marks with its interval: that of `estimate`, or Wilson's where all marks agree.
+
+    Marks that are all alike stay so in every resample, and the bootstrap would be certain after three of them.
+
+    >>> print(share([True, False, True, True]), share([True, True, True]))
+    0.75 [0.25, 1.00] 1.00 [0.44, 1.00]
+    """
+    marks = np.asarray(marks, dtype=bool)
+    right = int(marks.sum())
+    if len(marks) and right in (0, len(marks)):
+        return Estimate(right / len(marks), *binomtest(right, len(marks)).proportion_ci(method="wilson"))
+    return estimate(np.mean, marks)
+
+
 def paired(scores: Column, others: Column) -> Difference:
     """Mean of ``scores - others``, two marks of each example, with its interval and a permutation test's p-value.
 
@@ -122,7 +138,7 @@ def accuracy(predicted: Column, references: Column) -> Estimate:
     >>> print(accuracy(["a", "b", "b", "a"], ["a", "b", "a", "a"]))
     0.75 [0.25, 1.00]
     """
-    return estimate(np.mean, [a == b for a, b in zip(predicted, references, strict=True)])
+    return share([a == b for a, b in zip(predicted, references, strict=True)])
 
 
 def f1(predicted: Column, references: Column) -> Estimate:
@@ -150,7 +166,7 @@ def exact_match(predicted: Sequence[str], references: Answers) -> Estimate:
     >>> exact_match(["The Hague.", "Bern"], ["the hague", ["Basel", "Berne"]]).value
     0.5
     """
-    return _best(lambda answer, right: answer == right, predicted, references)
+    return share(_best(lambda answer, right: answer == right, predicted, references))
 
 
 def token_f1(predicted: Sequence[str], references: Answers) -> Estimate:
@@ -165,7 +181,7 @@ def token_f1(predicted: Sequence[str], references: Answers) -> Estimate:
         shared = (Counter(words) & Counter(wanted)).total()
         return 2 * shared / (len(words) + len(wanted)) if words and wanted else float(words == wanted)
 
-    return _best(overlap, predicted, references)
+    return estimate(np.mean, _best(overlap, predicted, references))
 
 
 def normalised(answer: str) -> str:
@@ -178,13 +194,13 @@ def normalised(answer: str) -> str:
     return " ".join(re.sub(r"\b(a|an|the)\b", " ", bare).split())
 
 
-def _best(mark: Callable[[str, str], float], predicted: Sequence[str], references: Answers) -> Estimate:
-    """Mean over examples of the best mark that an answer gets against one of its references."""
+def _best(mark: Callable[[str, str], float], predicted: Sequence[str], references: Answers) -> list[float]:
+    """For each example the best mark that its answer gets against one of its references."""
     marks = []
     for answer, right in zip(predicted, references, strict=True):
         choices = [right] if isinstance(right, str) else right
         marks.append(max(float(mark(normalised(answer), normalised(choice))) for choice in choices))
-    return estimate(np.mean, marks)
+    return marks
 
 
 def bleu(predicted: Sequence[str], references: Sequence[str], tokenize: str = "13a") -> Estimate:
@@ -242,7 +258,7 @@ def recall_at(ranks: Column, k: int) -> Estimate:
     >>> recall_at([1, 3, math.inf, 2], k=2).value
     0.5
     """
-    return estimate(np.mean, np.asarray(ranks, dtype=float) <= k)
+    return share(np.asarray(ranks, dtype=float) <= k)
 
 
 def mrr(ranks: Column) -> Estimate:

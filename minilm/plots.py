@@ -14,8 +14,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 from IPython.display import display
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import ScalarFormatter
 from matplotlib_inline.backend_inline import set_matplotlib_formats
 from numpy.typing import ArrayLike
 
@@ -149,10 +149,20 @@ def flow(steps: Mapping[str, str], ax: Axes | None = None) -> Axes:
 
 
 def plain_ticks(ax: Axes, axis: str = "y") -> Axes:
-    """Write the numbers of a logarithmic axis as 0.5, 20, 1000 instead of as powers of ten."""
+    """Write the numbers of a logarithmic axis as 0.5, 20, 1000 instead of as powers of ten.
+
+    Between these, an axis shorter than two powers of ten has 2 and 5 times a power as well.
+    """
     for which in axis:
-        getattr(ax, f"{which}axis").set_major_formatter(ScalarFormatter())
+        one = getattr(ax, f"{which}axis")
+        one.set_major_formatter(lambda value, _: f"{value:.10g}")
+        one.set_minor_formatter(lambda value, _, one=one: f"{value:.10g}" if _between(one, value) else "")
     return ax
+
+
+def _between(axis: Axis, value: float) -> bool:
+    low, high = axis.get_view_interval()
+    return bool(high < 100 * low) and f"{value:e}"[0] in "25"
 
 
 def live(ylabel: str = "nats per token") -> Callable[[Mapping[str, Any]], None]:

@@ -36,7 +36,7 @@ FOREIGN = ("da", "ca", "ro")
 """Languages of dates that no model is trained on."""
 
 HELD_TEMPLATES = frozenset({"list of four", "countries with or", "months ago", "it full", "de long"})
-"""Templates that only validation and test hold; every part of each occurs in some training template."""
+"""Templates that only validation and test hold; each part that its target needs occurs in some training template."""
 
 UNITS = (
     "acceleration-meter-per-square-second angle-degree digital-megabyte digital-gigabyte digital-kilobit "

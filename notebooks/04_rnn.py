@@ -230,7 +230,7 @@ glue("rnn_over", validation_curve[-1], display=False)
 # believe the training text too literally, and the curve turns up. The unsmoothed table, its limit, would pay an
 # infinite amount. This is {term}`overfitting`, in its purest form.
 #
-# *It has bought nothing yet.* A Kneser–Ney bigram pays {glue:text}`rnn_kn2:.2f`, needs no training, and knows nothing
+# *It has bought nothing yet.* A Kneser–Ney bigram pays {glue:text}`rnn_kn2:.3f`, needs no training, and knows nothing
 # of step sizes. A network with one free number per cell of the table *is* the table. The gain must come from having
 # **fewer** parameters than cells, shared among contexts.
 #
@@ -423,8 +423,8 @@ glue("rnn_gain_share", share.item(), display=False)
 # %% [markdown]
 # One lesson about $a$ raised $v$ by {glue:text}`rnn_gain_self:.1f` bits after $a$, by {glue:text}`rnn_gain_near:.1f`
 # bits after its neighbour, and by {glue:text}`rnn_gain_random:.1f` after a random word. (That last gain is not noise.
-# The step also raised $v$ in general, through the output layer.) A count table gains nothing in the second and the
-# third column, or loses. Learning that carries over to what was not seen is what the parameters are shared for.
+# The step also raised $v$ in general, through the output layer.) After the other two words a count table gains
+# nothing, or loses. Learning that carries over to what was not seen is what the parameters are shared for.
 #
 # One of the three walls is down. But {eq}`eq-rnn-mlp` still has a window, as hard as an n-gram's.
 #
@@ -848,9 +848,10 @@ for name, runs in long.items():
 # %% [markdown]
 # The right side of {numref}`fig-rnn-distance` is {numref}`fig-rnn-reach` come true. The plain network, whose gradient
 # dies within ten steps, learns to use a noun that stands next to the verb and hardly anything further back, whatever
-# the seed. The GRU does, and so does the LSTM whose gates start wide open. With the usual bias of 1 the LSTM depends
-# on luck: some seeds learn and some do not. The gates make the long memory possible, and their starting point makes
-# it findable. (One can choose the bias to match the distances one expects {cite}`tallec2018`.)
+# the seed. The GRU finds the noun at every distance, and the LSTM whose gates start wide open comes close. With the
+# usual bias of 1 the LSTM depends on luck: some seeds learn and some do not. The gates make the long memory possible,
+# and their starting point makes it findable. (One can choose the bias to match the distances one expects
+# {cite}`tallec2018`.)
 #
 # (sec-rnn-text)=
 # ## On Shakespeare
@@ -1117,7 +1118,7 @@ for j, name in enumerate(names):
     best[name] = u = int(seek.argmax())
     table.append((name, seek[u].item(), check[u].item(), *(p[j].item() for p in probes)))
 heads = ["fact", "best unit, sought", "other half", "all units", "untrained", "token alone"]
-Markdown(tabulate(table, heads, tablefmt="pipe", floatfmt=".1f"))
+Markdown(tabulate(table, heads, tablefmt="pipe", floatfmt="z.1f"))  # z: no minus before a zero
 
 # %% [markdown]
 # The probe reads all four facts from the memory of the trained network better than from the current token
@@ -1165,7 +1166,7 @@ with torch.no_grad(), threads():
     pushed = effect(unit)
     others = sorted(effect(u) for u in range(0, H, H // 10) if u != unit)
 print(f"from start to end of a line, the line unit: {pushed:+.1f} bits on a line break")
-print(f"other units: from {others[0]:+.1f} to {others[-1]:+.1f} bits")
+print(f"other units: from {others[0]:+z.2f} to {others[-1]:+z.2f} bits")
 
 # %% [markdown]
 # Between the two pushes the probability of a line break doubles, one bit; pushing the control units hardly changes
@@ -1174,10 +1175,10 @@ print(f"other units: from {others[0]:+.1f} to {others[-1]:+.1f} bits")
 # (sec-rnn-limit)=
 # ## What a state cannot hold
 #
-# The LSTM is a better reader than the table, and still a strange one. All that it knows of the past must fit into one
-# vector, whose size is fixed before the first word is read. A reader who has to copy out a list looks *back* at the
-# list. Let us see how a network fares that cannot. It reads $m$ random letters, then a mark, then must write the
-# letters down.
+# The LSTM looks further back than the table, and is still a strange reader. All that it knows of the past must fit
+# into one vector, whose size is fixed before the first word is read. A reader who has to copy out a list looks *back*
+# at the list. Let us see how a network fares that cannot. It reads $m$ random letters, then a mark, then must write
+# the letters down.
 
 # %%
 LETTERS, MARK = 16, 16
@@ -1406,13 +1407,13 @@ def counter():
 
 
 # %% tags=["check"]
-for line in ("(()", "())(((a)))b", "no brackets", "(" * 40 + ")" * 15):
+for line in ("(" * 40 + ")" * 15, "())(((a)))b", "no brackets", "(()("):
     x = torch.tensor([[[c == "(", c == ")"] for c in line]], dtype=torch.float64)
     zero = torch.zeros(1, 1, dtype=torch.float64)
     found = [c.item() for _, c in unroll(lstm_cell, x, (zero, zero), *counter())]
     depth = [line[: i + 1].count("(") - line[: i + 1].count(")") for i in range(len(line))]
     assert max(abs(a - b) for a, b in zip(found, depth, strict=True)) < 0.01, (line, found)
-print("depth of (()( :", depth[:3], "...")
+print(f"depth along {line} :", depth)
 
 # %% [markdown]
 # ```{exercise} Padding must not matter

@@ -371,7 +371,7 @@ for d in (4, 64, 1024):
 # key (`qk_norm` in our layer), which bounds the scores by $\sqrt{d_k}$ for good {cite}`henry2020`.
 #
 # (sec-at-printed)=
-# ## The formula of document 002
+# ## The formula of document 2
 #
 # Document 2 prints, as "a simplified Transformer model",
 #
@@ -878,9 +878,9 @@ for kind, curve in curves.items():
 # *Since.* Rotary answers nearly always. The question asks for a content at a distance, and that is what its product
 # measures. Positions added to the embedding get about three quarters.
 #
-# *How many.* The model without positions is not far behind here, for the question is not about order. No kind is
-# perfect: an average knows the *share* of markers, and the number is the share times the length. The exercises show
-# how a causal layer can find the length.
+# *How many.* The model without positions is behind the others here too, but it is right about seven times in ten,
+# against three in *since*: this question is not about order. No kind is perfect: an average knows the *share* of
+# markers, and the number is the share times the length. The exercises show how a causal layer can find the length.
 #
 # *Beyond the length of training* the ranks change. Learned vectors drop at once to the level of guessing in *three
 # back* ({numref}`fig-at-length`) and not far above it in *since*: the new vectors are noise. Sinusoids drop nearly as
@@ -899,7 +899,7 @@ for kind, curve in curves.items():
 #
 # ```{prf:theorem} The gradient of attention
 # :label: thm-at-gradient
-# With $\odot$ for the product entry by entry, and $r_t = \sum_s A_{ts} \bar A_{ts}$,
+# With $r_t = \sum_s A_{ts} \bar A_{ts}$,
 #
 # $$
 # \begin{aligned}

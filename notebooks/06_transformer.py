@@ -410,16 +410,15 @@ print(f"GELU is least, {curves['gelu'].min():.2f}, at {x[curves['gelu'].argmin()
 # the sublayer, *pre-norm*, and nearly everybody followed:
 #
 # $$
-# \text{post-norm:}\quad x \leftarrow \operatorname{Norm}\bigl(x + f(x)\bigr) \qquad\qquad
-# \text{pre-norm:}\quad x \leftarrow x + f\bigl(\operatorname{Norm}(x)\bigr)
+# \begin{aligned}
+# \text{post-norm:}\quad x &\leftarrow \operatorname{Norm}\bigl(x + f(x)\bigr) \\
+# \text{pre-norm:}\quad x &\leftarrow x + f\bigl(\operatorname{Norm}(x)\bigr)
+# \end{aligned}
 # $$ (eq-tf-orders)
 #
 # ```{figure} ../book/figures/block.svg
 # :name: fig-tf-block
-# :alt: Two diagrams of a block, drawn upwards. Left, pre-norm: a straight vertical line, the residual stream, from
-# which a branch goes through norm and attention and is added back, then a second branch through norm and MLP. Right,
-# post-norm: the branches go through attention and MLP only, and the norm stands on the line itself, after each
-# addition.
+# :alt: Two diagrams of a block, drawn upwards. Left, pre-norm: a straight vertical line, the residual stream, from which a branch goes through norm and attention and is added back, then a second branch through norm and MLP. Right, post-norm: the branches go through attention and MLP only, and the norm stands on the line itself, after each addition.
 # :width: 560px
 #
 # The block in the order of GPT-2 (left) and of the first Transformer (right). On the left an uninterrupted line leads
@@ -799,8 +798,8 @@ assert abs(start - predicted) < 0.02
 # values come from the encoder's output, the *memory*:
 #
 # $$
-# x \leftarrow x + \operatorname{MultiHead}\bigl(\text{queries from } \operatorname{Norm}(x),\ \text{keys and values
-# from } M\bigr).
+# x \leftarrow x + \operatorname{MultiHead}\bigl(\text{queries from } \operatorname{Norm}(x),
+# \ \text{keys and values from } M\bigr).
 # $$ (eq-tf-cross)
 #
 # A reader can claim anything about who sees whom. A derivative can test it: if the gradient of position $t$ of the
@@ -1172,21 +1171,15 @@ heads = ["GPT-2", "parameters", "FLOPs a token", "of them scores", "training", "
 rows = [(name, *bill(shape)) for name, shape in family.items()]
 Markdown(tabulate(rows, heads, tablefmt="pipe", disable_numparse=True))
 
-# %% tags=["hide-input"]
-glue("tf_params", sum(parameters(gpt2).values()) / 1e6, display=False)
-glue("tf_share", 100 * parameters(gpt2)["mlp"] / sum(parameters(gpt2).values()), display=False)
-glue("tf_plain", relative["plain"][0], display=False)
-glue("tf_res", relative["residual"][0], display=False)
-
 # %% [markdown]
 # ## The answer
 #
 # *What has to stand around attention before it can be stacked?* A residual connection, or the gradient of a 32-layer
-# stack shrinks to {glue:text}`tf_plain:.0e` of itself; a norm, or it grows by a factor of {glue:text}`tf_res:.0e`;
-# the norm before the sublayer, if the stack is to train without special care; an MLP, because attention alone cannot
-# even multiply two signs; and first weights small enough to have no opinion. *What does it cost?* $12d^2 + 13d$
-# parameters a block and 2 FLOPs per weight and token, three times that in training, plus $4Td$ per token and layer
-# for looking around: counts that agree with the tensors and the counter to the last digit.
+# stack shrinks to about $10^{-13}$ of itself; a norm, or it grows by a factor of about $4 \cdot 10^8$; the norm before
+# the sublayer, if the stack is to train without special care; an MLP, because attention alone cannot even multiply two
+# signs; and first weights small enough to have no opinion. *What does it cost?* $12d^2 + 13d$ parameters a block
+# and 2 FLOPs per weight and token, three times that in training, plus $4Td$ per token and layer for looking around:
+# counts that agree with the tensors and the counter to the last digit.
 #
 # ## What we learnt
 #
@@ -1208,7 +1201,7 @@ glue("tf_res", relative["residual"][0], display=False)
 # ```{exercise} The size of a GPT
 # :label: ex-tf-size
 #
-# Write `size(V, T, d, L)`: the number of parameters of a GPT in GPT-2's design ({eq}`eq-tf-size`), and `depth_for(N, V,
+# Write `size(V, T, d, L)`: the number of parameters of a GPT in GPT-2's design {eq}`eq-tf-size`, and `depth_for(N, V,
 # T, d)`: the greatest depth whose model has at most $N$ parameters.
 # ```
 

@@ -148,10 +148,10 @@ noise = max(seeds) - min(seeds)
 glue("tr_noise", float(noise), display=False)
 
 # %% [markdown]
-# The seeds lie {glue:text}`tr_noise:.2f` apart. A difference of that size between two settings means nothing unless
-# it is repeated; much of what is told about training dials is smaller. A hundred steps leave the model between the
-# counted {term}`unigram` and the {term}`bigram`: the laboratory shows the *beginning* of training, where most dials
-# act.
+# The printed decimal hides most of it: the seeds lie {glue:text}`tr_noise:.2f` apart. A difference of that size between
+# two settings means nothing unless it is repeated; much of what is told about training dials is smaller. A hundred
+# steps leave the model between the counted {term}`unigram` and the {term}`bigram`: the laboratory shows the *beginning*
+# of training, where most dials act.
 #
 # (sec-tr-rate)=
 # ## The learning rate
@@ -198,9 +198,11 @@ assert descend(0.079)[-1] < 1 < descend(0.081)[-1]
 
 # %% [markdown]
 # Three regimes: too small wastes steps, a broad middle works, and just past the border the distance grows without
-# bound. The best rate lies near the border, and even then the flat direction crawls, since its coordinate shrinks only
-# by the factor $1 - \eta$ a step. With one rate for all directions, the steepest sets the limit and the flattest sets
-# the time; their ratio is called the *condition number*.
+# bound. The best rate in the long run is $2/(1 + 25) \approx 0.077$, where both coordinates shrink by the same factor a
+# step. It lies just below the border, and it is a narrow place: at 0.079 the steep coordinate swings to and fro and
+# hardly gets smaller, so that 0.04, half of the border, does better. Even at the best rate the flat direction crawls,
+# since its coordinate shrinks only by the factor $1 - \eta$ a step. With one rate for all directions, the steepest sets
+# the limit and the flattest sets the time; their ratio is called the *condition number*.
 #
 # A network's loss is no quadratic, but near a point it resembles one, and $\lambda_{\max}$ of its Hessian can be
 # measured. *Power iteration* multiplies a vector by $H$ until the largest eigenvalue dominates. A product $Hv$ needs no
@@ -236,7 +238,7 @@ print(f"largest eigenvalue about {largest:.0f}; the border of stability is at {2
 # one is the *range test* {cite}`smith2017`: a single run in which the rate grows from very small to far too large. The
 # loss first stays, then falls, then explodes. The dear one is a *sweep*: a full run for each rate.
 
-# %% mystnb={"figure": {"name": "fig-tr-range", "caption": "Range test of AdamW on the laboratory: one run of 120 steps whose rate grows from 0.00001 to 10."}, "image": {"alt": "A curve of training loss over the learning rate on a logarithmic axis. It falls slowly from 4.4 to a minimum of 3.2 near a rate of 0.1, rises, and leaves the picture at a rate of about 1."}}
+# %% mystnb={"figure": {"name": "fig-tr-range", "caption": "Range test of AdamW on the laboratory: one run of 120 steps whose rate grows from 0.00001 to 10. The loss is smoothed over nine steps, and drawn at 6 where it is higher."}, "image": {"alt": "A curve of training loss over the learning rate on a logarithmic axis. It falls slowly from 4.4 to a minimum of 3.2 near a rate of 0.1, rises ever more steeply, and from a rate little above 1 on is a flat line at 6, where it is cut off."}}
 model = new()
 growth = 10 ** torch.linspace(-5, 1, 120)
 ranged = fit(model, optim.optimizer(model, 1.0), 120, lambda step: growth[step].item())
@@ -278,7 +280,7 @@ for make in (sgd, adamw, muon):
         fit(model, make(model, float(rate)), 100, cosine(100))
         row.append(min(np.nan_to_num(score(model), nan=9.0), 4.5))
 
-# %% mystnb={"figure": {"name": "fig-tr-sweep", "caption": "Validation loss after 100 steps against the peak learning rate, for three optimizers. Values above 4.5, among them runs that ended in numbers that are not numbers, are drawn at 4.5."}, "image": {"alt": "Three valleys over a logarithmic axis of learning rates from 0.001 to 0.3. AdamW is lowest at 0.003, at about 3.0; Muon between 0.03 and 0.1, at about 2.6; SGD with momentum is still falling at 0.3, at about 3.2."}}
+# %% mystnb={"figure": {"name": "fig-tr-sweep", "caption": "Validation loss after 100 steps against the peak learning rate, for three optimizers."}, "image": {"alt": "Three valleys over a logarithmic axis of learning rates from 0.001 to 0.3. AdamW is lowest at 0.003, at about 3.0; Muon between 0.03 and 0.1, at about 2.6; SGD with momentum is still falling at 0.3, at about 3.2."}}
 plots.lines(RATES, swept, "peak learning rate", "validation loss, nats", log="x")
 for name, row in swept.items():
     print(f"{name:6} at its best {min(row):.1f}")
@@ -477,7 +479,7 @@ print(f"UV^T: {(G * (U @ Vt)).sum():.2f}, best of 10,000 random X: {best:.2f}")
 # a value of 0.01 is multiplied by more than three at each of the first three steps. The price is that they never
 # settle exactly at 1. {numref}`fig-tr-ns` shows it on a real gradient.
 
-# %% mystnb={"figure": {"name": "fig-tr-ns", "caption": "Newton-Schulz: what one, three and five steps do to a singular value (left), and the singular values of a real gradient before and after (right), divided by their largest before."}, "image": {"alt": "Left: three curves over the singular value from 0 to 1. After one step the curve is a hump; after five it rises almost at once to between 0.7 and 1.2 and stays there. Right: before, the 32 singular values of a gradient fall by more than four orders of magnitude; after, the first half lie between 0.7 and 1.2, and the rest fall off to 0.03."}}
+# %% mystnb={"figure": {"name": "fig-tr-ns", "caption": "Newton-Schulz: what one, three and five steps do to a singular value (left), and the singular values of a real gradient before and after (right); those before are divided by the largest of them."}, "image": {"alt": "Left: three curves over the singular value from 0 to 1. After one step the curve is a hump; after five it rises almost at once to between 0.7 and 1.2 and stays there. Right: before, the 32 singular values of a gradient fall by more than four orders of magnitude; after, the first half lie between 0.7 and 1.2, and the rest fall off to 0.03."}}
 s = torch.linspace(0.001, 1, 300)
 mapped = {}
 a, b, c = optim.QUINTIC
@@ -520,9 +522,9 @@ optim.Muon([{"params": [mine], "matrices": True}], lr=1.0).step()
 print(f"relative difference from torch.optim.Muon: {(peer - mine).norm() / mine.norm():.1f}")
 
 # %% [markdown]
-# The difference in the last line is bfloat16's: the smallest singular values are enlarged some hundredfold, and their
-# rounding errors with them. Made to compute in float64, PyTorch's Muon agrees with ours to twelve digits (a test of the
-# package says so).
+# The difference in the last line is bfloat16's: the smallest singular values are enlarged several hundredfold, and
+# their rounding errors with them. Made to compute in float64, PyTorch's Muon agrees with ours to twelve digits (a test
+# of the package says so).
 #
 # Two custom rules. Embeddings, the output layer, gains and biases stay with AdamW: a row of the embedding belongs to
 # one token, and tokens that did not occur must not move. And the weights of queries, keys and values, which share one
@@ -1132,7 +1134,7 @@ def power_law(sizes, losses):
 law, (E, A, alpha) = power_law(N[:-1], L[:-1])
 print(f"fitted on {len(N) - 1} sizes: E = {E:.1f}, alpha = {alpha:.1f}")
 predicted, measured = law(N[-1]), L[-1]
-print(f"N = {N[-1]:,}: predicted {predicted:.2f}, measured {measured:.2f}")
+print(f"N = {N[-1]:,}: predicted {predicted:.3f}, measured {measured:.3f}")
 print(f"miss {predicted - measured:+.2f}")
 
 # %% mystnb={"figure": {"name": "fig-tr-scaling", "caption": "Validation loss against the number of inner parameters. The law was fitted on all runs but the largest; the largest run was predicted."}, "image": {"alt": "Points that fall along a bent curve over a logarithmic axis of sizes. The curve is drawn through the small runs and continued to the largest, which lies close to it."}}
@@ -1157,7 +1159,7 @@ glue("tr_low", float(min(without_one)), display=False)
 glue("tr_high", float(max(without_one)), display=False)
 
 # %% [markdown]
-# Predicted {glue:text}`tr_predicted:.2f`, measured {glue:text}`tr_measured:.2f`: a miss of {glue:text}`tr_miss:.2f`
+# Predicted {glue:text}`tr_predicted:.3f`, measured {glue:text}`tr_measured:.3f`: a miss of {glue:text}`tr_miss:.2f`
 # nats, for a step of little more than a factor two in size. Leaving out one of the small runs moves the prediction
 # between {glue:text}`tr_low:.2f` and {glue:text}`tr_high:.2f`, which says how much a fit of three numbers to a
 # handful of points is worth. $E$ and $\alpha$ are hardly determined by themselves; only their combination is.
@@ -1229,7 +1231,7 @@ for dial, (field, values) in DIALS.items():
         flops = 3 * tokens * cost.forward_flops(Recipe("", config, TrainConfig(1, 1)), 64)
         counted.setdefault(dial, []).append(flops)
 
-# %% mystnb={"figure": {"name": "fig-tr-cost", "caption": "Milliseconds of a forward and a backward pass on one core as one dimension of the model grows, and the operations that the formula counts, scaled to the first point."}, "image": {"alt": "Four panels with rising lines on logarithmic axes: context, width, depth and batch. The count rises by a straight line for depth and batch and more steeply for width; the clock rises too, and nowhere faster than the count."}} tags=["nbval-ignore-output"]
+# %% mystnb={"figure": {"name": "fig-tr-cost", "caption": "Milliseconds of a forward and a backward pass on one core as one dimension of the model grows, and the operations that the formula counts, scaled in each panel to the first point."}, "image": {"alt": "Four panels with rising lines on logarithmic axes: context, width, depth and batch. The count rises by a straight line for depth and batch and more steeply for width; the clock rises too, for width far less than the count and elsewhere about as much."}} tags=["nbval-ignore-output"]
 for ax, (dial, (_, values)) in zip(plots.panels(4, size=(9.6, 2.9)), DIALS.items(), strict=True):
     ms, flops = 1000 * np.array(clock[dial]), np.array(counted[dial], dtype=float)
     pair = {"clock": ms, "count": flops * ms[0] / flops[0]}
@@ -1244,17 +1246,24 @@ print(f"at width 256: {rate_here / 1e9:.0f} billion operations per second on one
 # %% [markdown]
 # The count in {numref}`fig-tr-cost` is exact and the clock does not follow it everywhere. Small products leave the
 # processor waiting for memory and for Python, so a model of twice the width takes less than four times as long until
-# the products are large enough. A count of operations is a *lower bound* on time, useful for comparing large models,
-# and misleading for small ones. The share of a machine's peak rate that a run reaches is its *utilisation*; 0.3 to
-# 0.5 is good on thousands of GPUs.
+# the products are large enough. The two lines are made to agree at the smallest size, which uses the processor worst;
+# that is why the count can run above the clock further to the right. (More blocks make no product larger, so depth need
+# not show it.) Divided by the peak rate of the machine, a count of operations is a *lower bound* on time, useful for
+# comparing large models, and misleading for small ones. The share of a machine's peak rate that a run reaches is its
+# *utilisation*; 0.3 to 0.5 is good on thousands of GPUs.
 #
-# `python -m minilm train` prints such an estimate before it starts:
+# `python -m minilm train` prints an estimate before it starts. It counts the operations, those of attention included,
+# measures how fast the machine does one matrix product of the recipe's size, and says *twice* the time that follows,
+# since a step is more than its products:
 
 # %% tags=["nbval-ignore-output"]
 for name, vocab_size in (("reference", 65), ("fast", 65), ("long", 65), ("gpt2", 50_257)):
     print(cost.estimate(presets.PRESETS[name], vocab_size))
 
 # %% [markdown]
+# Twice is on the careful side: on the machine that stored this page, the first three estimates lie above the times on
+# two cores that this chapter has recorded for these presets.
+#
 # ## What this costs in the world
 #
 # {eq}`eq-tr-cost` turns published sizes into operations, and operations into hours and money:
@@ -1332,6 +1341,11 @@ for name, (parameters, tokens) in WORLD.items():
     print(f"{name:34} {years:15,.0f} years on two cores")
 
 # %% [markdown]
+# For GPT-2 `cost.estimate` said about twice as many years. The run is the same, and the difference is mostly the
+# doubling. The estimate takes twice the time of the bare products, and counts attention; here the operations are $6ND$,
+# an eighth less, at the rate that a whole pass reached at width 256 ({numref}`fig-tr-cost`), as if two cores did twice
+# the work of one. The truth is likely to lie between the two.
+#
 # ## The answer
 #
 # In order of what it can cost you to get them wrong: the learning rate, without which nothing else matters; the initial

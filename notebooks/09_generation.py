@@ -188,7 +188,7 @@ theirs = logits_process.TemperatureLogitsWarper(0.5)(None, p.log()[None]).softma
 torch.testing.assert_close(theirs, by_hand)
 print(by_hand.numpy().round(3))
 
-# %% mystnb={"figure": {"name": "fig-gen-temperature", "caption": "Temperature 0.5 in one picture: high bars grow and low bars shrink, as every probability is squared and the row scaled to sum to one."}, "image": {"alt": "The two bar charts with a second, hatched series. Left: the first bar grows about fivefold, the next ones to about double, the last hardly; the tokens that shrink are not among the twelve. Right: the one high bar stays close to 1."}}
+# %% mystnb={"figure": {"name": "fig-gen-temperature", "caption": "Temperature 0.5 in one picture: every probability is squared and the row scaled to sum to one. On the left the highest bar grows most, at the cost of the hundreds of tokens that are not shown."}, "image": {"alt": "The two bar charts with a second, hatched series. Left: the first bar grows about fivefold, the next ones to about double, the last hardly; the tokens that shrink are not among the twelve. Right: the one high bar stays close to 1."}}
 picture(lambda z: next_token_probs(z, temperature=0.5), "T = 0.5")
 
 # %% [markdown]
@@ -239,9 +239,10 @@ for temperature in (0.5, 1.0, 1.5):
     print(f"T = {temperature}:", tokenizer.decode(start + text), "\n")
 
 # %% [markdown]
-# {numref}`fig-gen-temperature` reshapes one row and {numref}`fig-gen-entropy` follows both rows over all temperatures.
-# The three samples show the dilemma. At 1.5 words fall apart. At 0.5 the text is safe and soon says the same again. At
-# 1.0 the model is quoted faithfully, and now and then it says something absurd. To see why, count the absurd.
+# {numref}`fig-gen-temperature` reshapes both rows and {numref}`fig-gen-entropy` follows them over all temperatures. The
+# three samples show the dilemma. At 1.5 words fall apart. At 0.5 the text keeps to what is commonest in the plays, here
+# lords and lines that begin with *And*, and says little. At 1.0 the model is quoted faithfully, and now and then it
+# says something absurd. To see why, count the absurd.
 #
 # ## The long tail
 #
@@ -350,7 +351,7 @@ for _ in range(200):
     assert (other * (other / p[kept]).log()).sum() >= nearest
 print("200 other distributions on the same four tokens are all further from the model")
 
-# %% mystnb={"figure": {"name": "fig-gen-kept", "caption": "Tokens kept at some thousand positions of fresh text, sorted by the entropy of the model's distribution into ten groups: mean number kept in each group."}, "image": {"alt": "Three lines over entropy on a logarithmic scale. Top-k is a horizontal line at 20. Top-p with 0.9 rises from about 8 tokens at low entropy to almost 180 at high entropy. Min-p rises from 1 to a few dozen."}} tags=["nbval-ignore-output"]
+# %% mystnb={"figure": {"name": "fig-gen-kept", "caption": "Tokens kept at some eleven thousand positions of fresh text, sorted by the entropy of the model's distribution into ten groups: mean number kept in each group."}, "image": {"alt": "Three lines over entropy on a logarithmic scale. Top-k is a horizontal line at 20. Top-p with 0.9 rises from about 8 tokens at low entropy to almost 180 at high entropy. Min-p rises from 1 to a few dozen."}} tags=["nbval-ignore-output"]
 rules = {
     "top-k, k = 20": {"top_k": 20},
     "top-p, p = 0.9": {"top_p": 0.9},
@@ -714,6 +715,11 @@ assert curves["GPT, greedy"][-1] > 3 * max(curves["GPT, T = 1"][-1], curves["hum
 print("by 200 tokens the greedy trigram is in its loop, and the greedy GPT there or on its way")
 
 # %% [markdown]
+# Human text ends well above the few hundredths of {numref}`tab-gen-methods`, for two reasons. These texts are longer,
+# and the further one reads, the more has been said before, by people too. And there are only eight: the first is a list
+# of persons, others are dialogues in which the names of the speakers come back. Over all our passages at this length
+# the last point of the human line would lie below a tenth.
+#
 # A long memory delays the loop and does not prevent it. And in large models memory makes it worse. They learn to look
 # up earlier occurrences of the current phrase and to expect what followed them: some attention heads do nothing else
 # {cite}`olsson2022`. In real text that is a good bet, since names and refrains do come back. In its own text the bet is
@@ -804,8 +810,8 @@ probability = {
 }
 best = max(probability, key=probability.get)
 path = generate(Toy(), [0], 2, temperature=0.0)
-print(f"greedy: My {spelled(path)}, {probability[tuple(path)]:.2f}")
-print(f"best:   My {spelled(best)}, {probability[best]:.2f}")
+print(f'greedy: "My {spelled(path)}", probability {probability[tuple(path)]:.2f}')
+print(f'best:   "My {spelled(best)}", probability {probability[best]:.2f}')
 
 # %% [markdown]
 # With $V^L$ texts, trying them all ends here. {term}`Beam search` keeps the $n$ most probable beginnings. At each step
@@ -841,7 +847,8 @@ for n in (1, 2):
     ours = beam(Toy(), [0], 2, n_beams=n)
     np.testing.assert_allclose([h.log_prob for h in ours], [score for score, _ in by_hand])
     assert ours[0].ids == by_hand[0][1][1:]
-    print(f"{n} beams: My {spelled(ours[0].ids)}, probability {np.exp(ours[0].log_prob):.2f}")
+    name = f"{n} beam" + "s" * (n > 1)
+    print(f'{name}: "My {spelled(ours[0].ids)}", probability {np.exp(ours[0].log_prob):.2f}')
 
 # %% [markdown]
 # And on the trained model, against `transformers`: same weights, same prompt, the same text, for several widths and
@@ -926,7 +933,7 @@ glue("gen_empty", 100 * firsts[:, sorted(ends)].sum(-1).mean().item(), display=F
 shorter = lengths["1 beam"] - lengths["64 beams"]
 assert interval(lengths["human"] - lengths["64 beams"])[1] > 0 and interval(shorter)[1] > 0
 assert abs(lengths["sampling"].mean() - lengths["human"].mean()) < 4
-print("the better the search, the shorter the line; sampled lines have human length")
+print("64 beams find shorter lines than one; sampling stays within four tokens of human length")
 
 # %% [markdown]
 # Every further token costs probability, so the most probable text is a short one ({numref}`fig-gen-short`). With 64

@@ -157,8 +157,8 @@ for parts in splits.values():
 # phrase or of the name decides, so that the split is the same for ever:
 #
 # - **phrase**: the phrase is new; its template and its names have been seen;
-# - **template**: the form is new, although each of its parts has been seen: lists of four where training has lists of
-#   two and three, *months ago* where it has *in 3 months* and *3 days ago*;
+# - **template**: the form is new, although each part that matters has been seen: lists of four where training has lists
+#   of two and three, *months ago* where it has *in 3 months* and *3 days ago*;
 # - **name**: the name is new; a fifth of the common names, and all languages so rare that their code has three letters;
 # - **language** (dates only): Danish, Catalan and Romanian, of which not one date was seen.
 
@@ -564,9 +564,9 @@ assert all(mark(name, "template") < mark(name, "phrase") for name in ("fr", "zh"
 print("new phrases: more than 3 in 4; new names: less than 1 in 10; the phrase book is ahead")
 
 # %% [markdown]
-# The first row of each task reads well. Of new phrases nine in ten are translated without a slip, into either language,
-# dates are read nearly without fault, and so are most dates in languages that the model has never met: a *martie* is
-# close enough to a *marzo*. Two things keep us sober.
+# The rows of new phrases read well. Nine in ten are translated without a slip, into either language, dates are read
+# nearly without fault, and so are most dates in languages that the model has never met: a *martie* is close enough to
+# a *marzo*. Two things keep us sober.
 #
 # The phrase book is better. It needs no training, a moment of computing and two dozen lines, and is right where ours
 # errs. Where a rule can be written down, write it down. The network has to find out from examples that one name can
@@ -576,7 +576,7 @@ print("new phrases: more than 3 in 4; new names: less than 1 in 10; the phrase b
 #
 # And most of the other rows are much lower. New templates first:
 
-# %% mystnb={"figure": {"name": "tab-t5-templates", "caption": "Right answers on templates that were never seen, in per cent of the test pairs."}} tags=["nbval-ignore-output"]
+# %% mystnb={"figure": {"name": "tab-t5-templates", "caption": "Right answers on templates that were never seen, in per cent of the test pairs. *de long* is a German date without the day of the week, *it full* an Italian one with it; training has them the other way round only."}} tags=["nbval-ignore-output"]
 rows = []
 for name in ("fr", "zh", "date"):
     test, found = splits[name]["test"], answers_by_task[name]
@@ -634,21 +634,22 @@ def cross_attention(source):
     return read(ids), read([*written, END]), torch.stack(kept)
 
 
-# %% mystnb={"figure": {"name": "fig-t5-date", "caption": "Cross-attention while a date is brought into ISO format: last layer, mean of the heads. Rows are the tokens written, from top to bottom; columns the tokens of the source. An underscore is a blank."}, "image": {"alt": "A matrix of grey cells. The rows of the answer, year, month and day from top to bottom, are dark at different columns: the year's at the last tokens of the source, the month's at the month's name in the middle, the day's at the number before it. The order is reversed."}} tags=["nbval-ignore-output"]
+# %% mystnb={"figure": {"name": "fig-t5-date", "caption": "Cross-attention while a date is brought into ISO format: last layer, mean of the heads. Rows are the tokens written, from top to bottom; columns the tokens of the source. The further a cell's shade is from that of the page, the more attention. An underscore is a blank."}, "image": {"alt": "A matrix of grey cells. The rows of the answer, year, month and day from top to bottom, are strongest at different columns: the year's at the last tokens of the source, the month's at the month's name in the middle, the day's at the number before it. The order is reversed."}} tags=["nbval-ignore-output"]
 source_tokens, written, maps = cross_attention("date: martes, 4 de marzo de 2025")
 plots.heatmap(maps[-1].mean(0), written, source_tokens, "source", "answer", fmt=None)
 print("answer:", "".join(written[:-1]))
 
 # %% mystnb={"figure": {"name": "fig-t5-french", "caption": "Cross-attention while a phrase is translated into French, as in the figure before."}, "image": {"alt": "A matrix of grey cells for Friday, June 6, 2025. The French weekday looks at the word French in the prefix most, and at the English weekday second, the day number and the month at theirs although they stand in the other order, and the year at the year."}} tags=["nbval-ignore-output"]
 source_tokens, written, maps = cross_attention("translate English to French: Friday, June 6, 2025")
-plots.heatmap(maps[-1].mean(0), written, source_tokens, "source", "answer", fmt=None)
+ax = plots.heatmap(maps[-1].mean(0), written, source_tokens, "source", "answer", fmt=None)
+ax.tick_params("x", labelrotation=30)
 print("answer:", "".join(written[:-1]).replace("_", " "))
 
 # %% [markdown]
-# In {numref}`fig-t5-date` the dark cells run against the order of writing. While the year is written, the decoder reads
-# at the end of the source; while the month is, at the month's name; then it goes back to the day. Nobody has told it to
-# align anything. The hyphens and the end, which are the same in every answer, look everywhere and nowhere. In
-# {numref}`fig-t5-french` month and day cross, as the two languages have them in opposite order.
+# In {numref}`fig-t5-date` the strongest cells run against the order of writing. While the year is written, the decoder
+# reads at the end of the source; while the month is, at the month's name; then it goes back to the day. Nobody has
+# told it to align anything. The hyphens and the end, which are the same in every answer, look everywhere and nowhere.
+# In {numref}`fig-t5-french` month and day cross, as the two languages have them in opposite order.
 #
 # Such pictures have been drawn since attention was invented {cite}`bahdanau2015`, and it is tempting to read them as
 # "the model takes the year from there". That is a claim about causes, and it can be tested {cite}`jain2019`. For the
@@ -678,7 +679,7 @@ def year(pair, hide=None):
     return net.decode(torch.tensor([[PAD]]), memory, seen)[0, 0].argmax().item() == wanted
 
 
-# %% mystnb={"figure": {"name": "tab-t5-causal", "caption": "The first token of the year, over test dates: attention on the year's tokens, and how often it is right when they, or as many others, are hidden from cross-attention."}} tags=["nbval-ignore-output"]
+# %% mystnb={"figure": {"name": "tab-t5-causal", "caption": "The first token of the year, over test dates: how often it is right when nothing, the tokens of the year, or as many others are hidden from cross-attention."}} tags=["nbval-ignore-output"]
 mass, right, generator = [], defaultdict(list), torch.Generator().manual_seed(0)
 for pair in dates:
     ids = model.encode(pair.source)
@@ -735,6 +736,7 @@ for label, groups in frequency.items():
     share = [100 * k / n for k, n in hits]
     ax = plots.dots([labels[b] for b in bins], share, "right, per cent", spread, label, ax)
     print(label, [f"{value:.0f}" for value in share], "of", [n for _, n in hits])
+legend = ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
 
 # %%
 for groups in frequency.values():
@@ -742,14 +744,14 @@ for groups in frequency.values():
     many = [hit for b in bins if b >= 6 for hit in groups[b]]  # 32 times or more
     assert sum(groups[0]) / len(groups[0]) < 0.1 < sum(few) / len(few) < 0.8
     assert sum(many) / len(many) > 0.85
-print("never: nearly nothing; 2 to 15 times: about half; 32 times or more: nearly everything")
+print("never: nearly nothing; 2 to 15 times: in between; 32 times or more: nearly everything")
 
 # %% [markdown]
 # {numref}`fig-t5-frequency` climbs from nothing to everything, and both languages climb together. Nothing about the
 # names is different from row to row except how often they were seen: which ones are rare was drawn by lot. At a
-# handful of occurrences half of the phrases are right, at thirty nine in ten. (A phrase with two rare names can fail
-# twice, so a single name is a little better off than its row.) What is called *knowing a word* is, for a model of this
-# kind, a matter of counts.
+# handful of occurrences about six in ten phrases are right, at thirty, nine in ten. (A phrase with two rare names can
+# fail twice, so a single name is a little better off than its row.) What is called *knowing a word* is, for a model of
+# this kind, a matter of counts.
 #
 # The second side is the names that were never seen. There the two target languages differ, and so do names. In
 # French, many a name is the English one with another ending, or the same. In Chinese no letter survives. We sort the
@@ -901,11 +903,12 @@ for prefix in ("question: ", "Q: ", "", "answer: ", "date: ", "translate English
 Markdown(tabulate(rows, ["prefix", "right", "answers"], tablefmt="pipe"))
 
 # %% [markdown]
-# So is the erratum wrong? In {numref}`tab-t5-prefix` the document's `Q:` works for most countries, and no prefix at all
-# works as well. The reason is in the rest of the text. Of our four tasks only one has sources that begin with *What is
-# the capital of*, so they give the task away by themselves, and an unknown prefix is merely noise at the beginning: a
-# fifth of the answers are lost to it, with *answer:* half. But where the prefix says something else, it is believed
-# before the question: `date:` turns a capital into a date, *translate English to French:* into invented French.
+# So is the erratum wrong? In {numref}`tab-t5-prefix` the document's `Q:` works for most countries, and no prefix at
+# all works as well. The reason is in the rest of the text. Of our four tasks only one has sources that begin with
+# *What is the capital of*, so they give the task away by themselves, and an unknown prefix is merely noise at the
+# beginning: a fifth of the answers are lost to it, with *answer:* half. But where the prefix says something else, it
+# is believed before the question: `date:` turns a capital into a date, *translate English to French:* into invented
+# French. (A token may be a piece of a character; an answer that lacks the other pieces has a � in it.)
 #
 # A prefix is not a command that is parsed. It is a part of the source like any other, and the model has learnt what
 # followed such sources. If the rest decides the task, the prefix is superfluous. If not, it is all there is.

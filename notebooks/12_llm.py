@@ -302,9 +302,12 @@ for name in ("token_embd.weight", "blk.0.attn_q.weight", "blk.29.ffn_up.weight")
 # ```
 #
 # ```{prf:proof}
-# The error is uniform on $[-\frac{s}{2}, \frac{s}{2}]$. Its mean is 0 by symmetry, and
-# $\mathbb{E}[e^2] = \frac{1}{s} \int_{-s/2}^{s/2} e^2\, de = \frac{1}{s} \cdot \frac{2}{3} \bigl(\frac{s}{2}\bigr)^3 =
-# \frac{s^2}{12}$.
+# The error is uniform on $[-s/2, s/2]$. Its mean is 0 by symmetry, and
+#
+# $$
+# \mathbb{E}[e^2] = \frac{1}{s} \int_{-s/2}^{s/2} e^2\, de = \frac{1}{s} \cdot \frac{2}{3} \Bigl(\frac{s}{2}\Bigr)^3 =
+# \frac{s^2}{12}.
+# $$
 # ```
 #
 # One bit more halves the step and the size of the error, and quarters its variance. Smaller blocks have a smaller
@@ -396,7 +399,7 @@ with threads():
 # ## Its tokenizer, and whom to believe
 #
 # A model is worthless without the tokenizer it was trained with. This one is {term}`byte-level BPE`, like ours of
-# {ref}`ch-text`, with 48,900 merges in place of some hundred, and it is in the same file: tokens, merges, and a
+# {ref}`ch-text`, with 48,900 merges in place of some hundreds, and it is in the same file: tokens, merges, and a
 # name for the way pre-tokens are cut, `smollm`.
 
 # %%
@@ -534,8 +537,9 @@ table = [
 Markdown(tabulate(table, ["what", "result"], tablefmt="pipe", disable_numparse=True))
 
 # %% [markdown]
-# What difference is left is the rounding of sums in another order, about one part in 300,000 ({numref}`tab-llm-equal`).
-# The same goes for reading token by token with a {term}`KV cache`, as generation does, and for what is generated:
+# What difference is left is the rounding of sums in another order: less than 0.0002 where the largest logit is 37
+# ({numref}`tab-llm-equal`). The same goes for reading token by token with a {term}`KV cache`, as generation does, and
+# for what is generated:
 
 # %%
 ids = rows[2, :120]
@@ -650,7 +654,7 @@ del wrong, coarse
 #
 # Now the question of {ref}`ch-concepts`. All our models pay for the same bytes, and the price is bits per byte. The
 # texts are the test plays of Shakespeare and the test articles of Wikipedia; since 135 million parameters read slowly
-# without a graphics card, we take ten passages of each, spread evenly, some 17 kB a text. The others are scored
+# without a graphics card, we take ten passages of each, spread evenly, some 16 to 18 kB a text. The others are scored
 # on the same passages. Counting has been done on the training part of each text; the GPT of {ref}`ch-gpt` has read
 # Shakespeare only, so on Wikipedia it is away from home.
 
@@ -829,7 +833,7 @@ right = [
     for (a, b), text in zip(pairs, said, strict=True)
 ]
 for n in (1, 2, 3):
-    print(f"{n} digits: {np.mean(right[20 * n - 20 : 20 * n]):.1f} right")
+    print(f"{n}-digit numbers: {np.mean(right[20 * n - 20 : 20 * n]):.1f} right")
 
 # %% tags=["nbval-ignore-output"]
 others = (
@@ -1009,19 +1013,20 @@ for i, text in list(zip(missed, book, strict=True))[:6]:
     print(f"{names[i]} ({capital[names[i]]}): {text!r}")
 
 # %% [markdown]
-# It helps, and less than one would hope. The answer stands in the question, letter for letter, and still the model
-# misses it more often than not: it goes on saying what it would have said anyway, or takes one of the other two.
-# Reading is an ability of its own, and a small model has little of it. Systems that must be right look up sources and
-# put them into the {term}`prompt` ({ref}`page-faq`). That is sound, provided that somebody measures how well the model
-# reads, and that the sources are shown.
+# It helps, and less than one would hope. The six answers above are for the most populous of the countries that it had
+# got wrong, and most of them are right; over all of those countries it is four in ten. The answer stands in the
+# question, letter for letter, and still the model misses it more often than not: it goes on saying what it would have
+# said anyway, or takes one of the other two. Reading is an ability of its own, and a small model has little of it.
+# Systems that must be right look up sources and put them into the {term}`prompt` ({ref}`page-faq`). That is sound,
+# provided that somebody measures how well the model reads, and that the sources are shown.
 #
 # (sec-llm-speed)=
 # ## How fast, and what limits it
 #
 # To write one token, every weight has to be used once. For each weight there are two operations, a multiplication and
 # an addition, and a processor core does tens of billions of them a second. Four bytes have to come from memory for it,
-# and memory delivers perhaps ten or twenty billion bytes a second. So the processor waits. Generation, one text at a
-# time, is limited by memory:
+# and memory delivers some tens of billions of bytes a second, which is a few billion weights. So the processor waits.
+# Generation, one text at a time, is limited by memory:
 #
 # $$
 # \text{tokens per second} \le \frac{\text{bytes per second from memory}}{\text{bytes of weights}
@@ -1044,8 +1049,8 @@ bandwidth = 2 * big.nbytes / min(times)
 weights = sum(p.nbytes for p in model.parameters())
 cache_bytes = 2 * 30 * 3 * 64 * 4 * 100
 print(f"{bandwidth / 1e9:.0f} GB/s with {n_threads} threads")
-for name, size in (("float32", weights), ("bfloat16", weights / 2), ("as in the file", 98e6)):
-    print(f"weights in {name}: at most {bandwidth / (size + cache_bytes):.0f} tokens a second")
+for name, size in (("in float32", weights), ("in bfloat16", weights / 2), ("as in the file", 98e6)):
+    print(f"weights {name}: at most {bandwidth / (size + cache_bytes):.0f} tokens a second")
 
 # %% tags=["nbval-ignore-output"]
 prompt = tokenizer.encode("The history of the steam engine begins")

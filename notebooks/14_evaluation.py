@@ -41,7 +41,7 @@
 # 5. what people's judgements are worth, with people whose opinions we planted;
 # 6. why benchmark numbers mislead: wordings, ceilings, and choosing on the test set;
 # 7. metrics of text by hand, and sentences that fool them;
-# 8. hyper-parameter search, its price, and the bias of its best result;
+# 8. hyperparameter search, its price, and the bias of its best result;
 # 9. the whole book on one ruler.
 
 # %%
@@ -248,7 +248,7 @@ for how, text in dirty.items():
 heads = ["planted", "n-gram overlap", "price", "price minus reference"]
 Markdown(tabulate(rows, heads, tablefmt="pipe", floatfmt=".2f"))
 
-# %% mystnb={"figure": {"name": "fig-ev-contamination", "caption": "Forty passages, half of them planted with every second word changed: what the suspected model pays, against what a clean reference pays. Planted passages lie below the cloud of the others."}, "image": {"alt": "Scatter plot of bits per byte under the suspected model against bits per byte under the reference. Clean passages lie a little below the diagonal, around 2.2; planted ones lie below it, around 1.7."}}
+# %% mystnb={"figure": {"name": "fig-ev-contamination", "caption": "Forty passages, half of them planted with every second word changed: what the suspected model pays, against what a clean reference pays. On the dotted line both pay the same. Planted passages lie below the cloud of the others."}, "image": {"alt": "Scatter plot of bits per byte under the suspected model against bits per byte under the reference. Clean passages lie a little below the diagonal, around 2.2; planted ones lie below it, around 1.7."}}
 ax = plots.axes("bits per byte, clean reference", "bits per byte, suspected model", (5.2, 3.4))
 how = "every second word changed"
 for label, chosen, mark in (("planted", planted, "o"), ("clean", ~planted, "x")):
@@ -500,10 +500,12 @@ print(
     f"McNemar's test finds it on {in_pairs:,.0f} examples: {power(int(in_pairs), 0.04, 0.06):.2f}"
 )
 
-# %% mystnb={"figure": {"name": "fig-ev-power", "caption": "The chance that McNemar's test sees a true difference, by the number of examples. Two models that disagree on a tenth of all examples."}, "image": {"alt": "Three rising curves with a logarithmic axis from 50 to 3,200 examples. A difference of 5 points is seen four times in five from about 300 examples, one of 2 points from about 2,000, one of 1 point in two cases of five even with 3,200."}}
+# %% mystnb={"figure": {"name": "fig-ev-power", "caption": "The chance that McNemar's test sees a true difference, by the number of examples. Two models that disagree on a tenth of all examples."}, "image": {"alt": "Three rising curves with a logarithmic axis from 50 to 3,200 examples. A difference of 5 points is seen four times in five from about 350 examples, one of 2 points from about 2,000, one of 1 point in two cases of five even with 3,200."}}
 sizes = [50, 100, 200, 400, 800, 1600, 3200]
 curves = {
-    f"{points} points": [power(n, 0.05 - points / 200, 0.05 + points / 200, 300) for n in sizes]
+    f"{points} point{'s' * (points > 1)}": [
+        power(n, 0.05 - points / 200, 0.05 + points / 200, 300) for n in sizes
+    ]
     for points in (5, 2, 1)
 }
 ax = plots.lines(sizes, curves, "examples", "power", log="x")
@@ -614,14 +616,14 @@ for name, (_, judge) in seen.items():
 heads = ["model", "ECE", "tau", "ECE at tau", "nats a token", "at tau"]
 Markdown(tabulate(rows, heads, tablefmt="pipe", disable_numparse=True))
 
-# %% mystnb={"figure": {"name": "fig-ev-reliability", "caption": "Reliability diagram: of the likeliest next tokens with about the probability on the horizontal axis, the share that came. On the dotted line a model means what it says; below it, it is overconfident."}, "image": {"alt": "Line chart with a dotted diagonal. Counting, the GPT and SmolLM2 stay close to the diagonal. Counting with a discount of 0.1 runs well below it."}}
+# %% mystnb={"figure": {"name": "fig-ev-reliability", "caption": "Reliability diagram: of the likeliest next tokens with about the probability on the horizontal axis, the share that came. In six bins, so that each has a good number of tokens. On the thin grey diagonal a model means what it says; below it, it is overconfident."}, "image": {"alt": "Line chart with a thin grey diagonal. Counting, the GPT and SmolLM2 stay close to the diagonal. Counting with a discount of 0.1 runs well below it."}}
 ax = plots.axes("probability of the likeliest token", "share that came", (5.2, 3.8))
 for name, (_, judge) in seen.items():
     p, came = top(*judge)
     bin_of = np.minimum((p * 6).astype(int), 5)
     points = [(p[bin_of == k].mean(), came[bin_of == k].mean()) for k in np.unique(bin_of)]
     ax.plot(*zip(*points, strict=True), label=name)
-ax.axline((0, 0), slope=1, color="0.5", linestyle=":")
+ax.axline((0, 0), slope=1, color="0.6", linestyle="-", linewidth=0.8)
 ax.legend()
 print({name: f"{tau:.1f}" for name, tau in taus.items()})
 
@@ -782,7 +784,7 @@ print(f"{3 * need * 30 / 3600:.1f} hours")
 # The five wordings of {ref}`sec-ev-paired` ask for the same 80 facts.
 
 # %% mystnb={"figure": {"name": "fig-ev-wordings", "caption": "One model, 80 countries, five wordings: the share of capitals named, with 95 % intervals."}, "image": {"alt": "Dot chart of five wordings. The shares reach from zero to about four tenths, and the intervals of the best and the worst wording are far apart."}}
-shares = {w: metrics.estimate(np.mean, hit) for w, hit in hits.items()}
+shares = {w: metrics.share(hit) for w, hit in hits.items()}
 labels = [w.replace("\n", " ").replace("{}", "...") for w in shares]
 plots.dots(
     labels, [e.value for e in shares.values()], "share named", [e[1:] for e in shares.values()]
@@ -1105,7 +1107,7 @@ print(f"best of 40: claimed {claimed[-1]:.3f}, kept {kept[-1]:.3f} bits per byte
 # %% tags=["nbval-ignore-output"] mystnb={"figure": {"name": "tab-ev-price", "caption": "What a search costs on this machine. The trial of counting was timed above; that of the GPT is the training time in its log."}}
 trials = {"counting, order 4": trial, "the GPT of chapter 7": gpt_log[-1]["seconds"]}
 span = lambda s: (
-    f"{s:.1f} s" if s < 60 else f"{s / 60:.0f} min" if s < 7200 else f"{s / 3600:.1f} h"
+    f"{s:.2g} s" if s < 60 else f"{s / 60:.0f} min" if s < 7200 else f"{s / 3600:.1f} h"
 )
 rows = [(name, *(span(n * s) for n in (1, 16, 96, 3**4 * 5))) for name, s in trials.items()]
 heads = ["model", "one trial", "16", "96", "grid of 3 values each, 5 folds"]
@@ -1113,7 +1115,7 @@ Markdown(tabulate(rows, heads, tablefmt="pipe"))
 
 # %% [markdown]
 # The last column is what cross-validated grid search means, the recipe of documents 0 and 4 taken together. For
-# counting it is about a minute. For a small network it is a day, and for a large language model it is out of the
+# counting it is less than a minute. For a small network it is a day, and for a large language model it is out of the
 # question; so those who train them search on small models and extrapolate ({ref}`ch-training`).
 #
 # (sec-ev-datasets)=
@@ -1124,7 +1126,7 @@ Markdown(tabulate(rows, heads, tablefmt="pipe"))
 # ```{list-table} What document 3's data sets measure, and what stands in for them in this book.
 # :name: tab-ev-sets
 # :header-rows: 1
-# :widths: 12 34 24 30
+# :widths: 19 31 22 28
 #
 # * - data set
 #   - what it measures
@@ -1307,7 +1309,7 @@ for place in texts:
 # counting; gzip, whose memory is short, does a little worse than single tokens. Our networks of minutes are level
 # with counting (the GPT) or behind it (the LSTM, and the smaller recipe `gpt2-mini`), and store a fifth of the
 # numbers. The mixture of counting and GPT is the best that this book has trained. SmolLM2 pays three quarters of
-# counting's price here and half of it on Wikipedia, for thirty times the numbers of counting, and some seventy times
+# counting's price here and half of it on Wikipedia, for thirty times the numbers of counting, and many tens of times
 # the time of the GPT. The rows with 8 and 4 bits cost the same, and that says little about rounding: the file holds
 # the layers in 4 bits already, the 32-bit model is those numbers unpacked ({ref}`ch-llm`), and rounding what is
 # rounded changes next to nothing. It does save memory, though less than one would think, since the embedding table

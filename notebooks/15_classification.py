@@ -117,7 +117,7 @@ print(ask("A film to see twice."))
 
 # %% [markdown]
 # What would the model write next? We need not let it write. There are two answers that we can use, and the model
-# assigns a probability to each: $P(\text{" positive"} \mid \text{prompt})$ and $P(\text{" negative"} \mid
+# assigns a probability to each: $P(\text{“ positive”} \mid \text{prompt})$ and $P(\text{“ negative”} \mid
 # \text{prompt})$. The label with the higher one is the answer. This is {term}`label scoring`, and compared with
 # generating an answer and parsing it, it has two merits: there is always an answer, and it comes with a number that
 # says how sure the model is. `label_scores` returns the logarithms. Beside the share right the table has the *macro
@@ -159,7 +159,8 @@ print("both models beat the word list:", ahead)
 # Read {numref}`tab-cl-sentiment` from the top. The word list is worth something without any training. Words learnt
 # from 6,129 labels are worth more. The tuned encoder has seen the same labels and is ahead of them by some points.
 # How many, the last column tells, and its interval reaches just below zero: 200 sentences are few.
-# {numref}`tab-bert-result` has the same methods on all 1,600, and there the gain is beyond doubt. A table with wide
+# {numref}`tab-bert-result` has word list, counted words and encoder on all 1,600, and there the encoder's interval lies
+# apart from the others. A table with wide
 # intervals is not a table with wrong numbers. It says how much this test can tell apart.
 #
 # The row that should surprise is that of SmolLM2. Not one label, two lines of prompt, and it is about level with the
@@ -286,8 +287,8 @@ answers = whole.predict([text for text, _ in news.test])
 print(f"with the whole article: {metrics.accuracy(answers, news_truth):.2f}")
 
 # %% [markdown]
-# *MiniLM*, in two ways. Its vectors put texts with similar content close to each other ({ref}`ch-bert`). So a topic can
-# be found without any label: describe each topic in a sentence, and take the description that is nearest to the
+# *MiniLM*, in three ways. Its vectors put texts with similar content close to each other ({ref}`ch-bert`). So a topic
+# can be found without any label: take the topic whose name, or whose description in a sentence, is nearest to the
 # headline. That is *zero-shot* classification {cite}`yin2019`; all that the method knows about the topics is what we
 # wrote. With labels, a logistic regression on the same vectors is the *probe* of {ref}`ch-bert`.
 
@@ -356,7 +357,8 @@ print("the probe is ahead of SmolLM2 beyond the interval:", gain.low > 0)
 one, two = plots.panels(2, size=(8.6, 3.6))
 for ax, name in ((one, "SmolLM2"), (two, "SmolLM2, unlabelled")):
     table = confusion_matrix(news_truth, placed[name])
-    plots.heatmap(table, topics, [t[:8] for t in topics], "answer", "topic", fmt=".0f", ax=ax)
+    plots.heatmap(table, topics, topics, "answer", "topic", fmt=".0f", ax=ax)
+    ax.tick_params("x", labelrotation=30)
     ax.set_title(name)
 counts = {
     name: np.bincount(placed[name], minlength=5) for name in ("SmolLM2", "SmolLM2, unlabelled")
@@ -419,7 +421,7 @@ print(applications.run("topics", mine, labels="football,cooking,gardening")["out
 # texts {cite}`fei2023`, or the texts themselves without their labels {cite}`zhou2024`. The last assumes that the
 # labels are about equally frequent among them. It matters *which* texts. Those of the test set would do well, and
 # then the result for one test text depends on the others: the method has looked at the test. We take ours from the
-# training set. By hand, for the first two headlines:
+# training set. By hand, for the first two headlines, of which the first is printed:
 
 # %%
 log_p = topic_raw[:2].double().log_softmax(1)  # among the five labels
@@ -428,7 +430,7 @@ by_hand = log_p.exp() / prior
 by_hand = by_hand / by_hand.sum(1, keepdim=True)
 torch.testing.assert_close(calibrate(topic_raw[:2].double(), judge.usual.double()).exp(), by_hand)
 for name, row in {"prior": prior, "raw": log_p[0].exp(), "calibrated": by_hand[0]}.items():
-    print(f"{name:10}", " ".join(f"{t} {p:.1f}" for t, p in zip(topics, row.tolist(), strict=True)))
+    print(f"{name:10}", " ".join(f"{t} {p:.2f}" for t, p in zip(topics, row.tolist(), strict=True)))
 
 # %% [markdown]
 # What does this do to a classifier? It moves its borders and nothing else: the odds of one label against another are
@@ -714,7 +716,7 @@ extracted = {
 }
 rows = []
 for name, answers in extracted.items():
-    valid = metrics.estimate(np.mean, [a is not None for a in answers])
+    valid = metrics.share([a is not None for a in answers])
     exact = metrics.accuracy(answers, values)
     rows.append((name, valid, exact, slot_f1(answers, values)))
 Markdown(

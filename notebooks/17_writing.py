@@ -127,12 +127,13 @@ def mean(values):
 #
 # - **Repetition.** The share of $n$-grams that occurred earlier in the same text,
 #
-# $$
-# r_n = 1 - \frac{\text{number of different } n\text{-grams}}{\text{number of } n\text{-grams}} .
-# $$ (eq-wr-repeated)
+#   $$
+#   r_n = 1 - \frac{\text{number of different } n\text{-grams}}{\text{number of } n\text{-grams}} .
+#   $$ (eq-wr-repeated)
 #
-# $1 - r_n$ is known as {term}`distinct-n` {cite}`li2016diversity`. We count over words and take $n = 3$ within a text.
-# The same number taken over all texts of a system *together* says whether it writes the same thing to everybody.
+#   $1 - r_n$ is known as {term}`distinct-n` {cite}`li2016diversity`. We count over words and take $n = 3$ within a
+#   text. The same number taken over all texts of a system *together* says whether it writes the same thing to
+#   everybody.
 #
 # - **Copying.** The share of $n$-grams that stand, word for word, in the text that the model was trained on. With $n =
 #   5$ it is small for anything new: a sentence of one's own rarely shares five words in a row with a given book.
@@ -623,7 +624,7 @@ for row in record["rows"][1:]:
     measured[name] = row
 measured["the printed headline"] = reference
 
-# %% mystnb={"figure": {"name": "tab-wr-headlines", "caption": "Headlines for 64 articles held out, with 95 % bootstrap intervals. ROUGE is between 0 and 1. Invented: the share of headlines with a name or a number that stands nowhere in the article."}}
+# %% mystnb={"figure": {"name": "tab-wr-headlines", "caption": "Headlines for 64 articles held out, with 95 % intervals: the bootstrap's, and Wilson's in the last column. ROUGE is between 0 and 1. Invented: the share of headlines with a name or a number that stands nowhere in the article."}}
 table = []
 for name, found in measured.items():
     made = share([n > 0 for n in found["invented"]])
@@ -1015,8 +1016,8 @@ print("seconds to the first token, with it:", [f"{s:.2f}" for s in seconds])
 # %% [markdown]
 # {numref}`fig-wr-turns` is {ref}`ch-generation` once more, stretched over a conversation: without the cache the cost
 # of a turn grows with everything that was said before, and the sum over the turns with the square of their number.
-# With it, a turn costs what is new in it. The waiting time before the first token is now the same at the eighth turn
-# as at the second. What does grow is memory, 46 kB for each token of the conversation ({numref}`tab-llm-ladder`), and
+# With it, a turn costs what is new in it, and the waiting time before the first token no longer grows with the
+# conversation. What does grow is memory, 46 kB for each token of the conversation ({numref}`tab-llm-ladder`), and
 # at 8,192 tokens it ends: then something must be left out, and nobody has told the model what it may forget.
 #
 # (sec-wr-memory)=
@@ -1080,8 +1081,9 @@ Markdown(
 # %% [markdown]
 # The word stands in the context in every row of {numref}`tab-wr-memory`, and the model can attend to it at any
 # distance. Asked at once, it finds it in somewhat more than half of the conversations. After three turns about other
-# things it names it hardly ever, and answers with the word *code*, or goes on with the fillers. So "the context has
-# 8,192 tokens" says what fits and not what is used. Large models are far better at this and lose things in the middle
+# things it names it hardly ever: it goes on with the fillers, or makes a word up. (Where it fails at once, it may take
+# the word *code* itself for the answer, as in the first row.) So "the context has 8,192 tokens" says what fits and not
+# what is used. Large models are far better at this and lose things in the middle
 # of long contexts all the same {cite}`liu2024lost`. Whoever needs a fact to be remembered puts it into the last
 # message, or keeps it in a table beside the model: the regular expression is right every time.
 #
@@ -1149,7 +1151,8 @@ print("a constant always obeys; SmolLM2 in fewer than half of the cases")
 # %% [markdown]
 # The two columns in the middle of {numref}`tab-wr-instructions` must be read together with the first. SmolLM2 knows
 # these capitals (they are the famous ones; {ref}`sec-llm-capitals` has the others). An instruction about the *form*
-# mostly changes nothing: a whole sentence is the form in which it was taught to answer, and a sentence comes. Where
+# mostly changes nothing: a whole sentence is the form in which it was taught to answer, and a sentence comes. (It can
+# also throw the model off: two of the answers printed below say one thing over and over.) Where
 # JSON comes, the content suffers: it holds the country in place of its capital, or something else that is wrong.
 # Where a list of three points comes, the capital is right each time; in the printed answer it is one point three
 # times. Obeying and being right are two abilities, and their conjunction, in the last column, is what an application
@@ -1198,7 +1201,7 @@ for country, text in list(zip(NOWHERE, doubts["as it comes", "invented"], strict
 
 # %% [markdown]
 # {numref}`tab-wr-refusal`: it answers, nearly always, about countries that do not exist, in the sentence that it has
-# learnt for such questions, with a capital that sounds like the country. That is {term}`hallucination` with nothing
+# learnt for such questions, with a capital that it makes up as it goes. That is {term}`hallucination` with nothing
 # to be mistaken about. The sentence in the system's message, *say that you do not know*, adds one doubt in twenty
 # where doubt belongs, which may be chance, and costs five right answers in twenty where it does not. (It also takes
 # the place of the message that SmolLM2 was trained with, so not all of the loss need be its own.) The constant in the

@@ -141,6 +141,14 @@ CUT_OFF = """() => [...document.querySelectorAll("body *")].filter((one) => one.
   .slice(0, 3).map((one) => one.outerHTML.slice(0, 80))"""
 
 
+# A full stop that has lost its formula stands to the left of the formula's end, at the start of the next line.
+STRAY = """() => [...document.querySelectorAll("span.math")].map((one) => [one, one.nextSibling])
+  .filter(([one, after]) => one.checkVisibility() && after?.nodeType === 3 && /^[.,;:?)]/.test(after.data))
+  .filter(([one, after]) => { const mark = new Range(); mark.setStart(after, 0); mark.setEnd(after, 1);
+    return mark.getBoundingClientRect().left < one.lastElementChild.getBoundingClientRect().right - 2; })
+  .slice(0, 3).map(([one]) => one.parentElement.textContent.slice(0, 80))"""
+
+
 # Ten thousand coloured bits of code take minutes to judge; one of each kind, in code and in output, tells as much.
 ONE_OF_EACH_COLOUR = """() => { const seen = new Set(); document.querySelectorAll("pre span").forEach((one) => {
   const kind = one.className + Boolean(one.closest(".output"));
@@ -180,7 +188,20 @@ def test_page_in_a_browser(visit, address: str) -> None:
         wide = tab.evaluate(CUT_OFF)
         assert tab.evaluate("document.documentElement.scrollWidth") <= width, wide
         assert wide == [], f"cut off at {width} px"
+        assert tab.evaluate(STRAY) == [], f"at {width} px"
     assert visit.complaints == []
+
+
+@pytest.mark.browser
+def test_what_is_cut_off_fades_and_nothing_else_does(visit) -> None:
+    tab = visit("notebooks/05_attention.html")
+    tab.set_viewport_size({"width": 360, "height": 800})
+    boxes = tab.evaluate(
+        """() => [...document.querySelectorAll(".pst-scrollable-table-container, div.math mjx-container")]
+      .map((one) => [one.scrollWidth > one.clientWidth,
+                     getComputedStyle(one).getPropertyValue("--book-fade") != "0px"])"""
+    )
+    assert {tuple(box) for box in boxes} == {(True, True), (False, False)}
 
 
 @pytest.mark.browser

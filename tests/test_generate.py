@@ -91,6 +91,18 @@ def test_top_p_keeps_the_fewest_tokens_that_hold_p(x, p):
     assert (plain[kept].min() >= plain[~kept].max()) if (~kept).any() else True
 
 
+def test_where_one_token_holds_exactly_p_no_other_is_kept():
+    halves = torch.tensor([2.0, 1.0, 1.0], dtype=torch.float64).log()
+    assert halves.softmax(-1)[0] == 0.5
+    assert next_token_probs(halves, top_p=0.5).tolist() == [1, 0, 0]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1e-40, 1e-7])
+def test_a_temperature_near_zero_is_zero(temperature):
+    """Divided by it, these logits are infinite, or only nearly so far apart that one token is left."""
+    assert next_token_probs(torch.tensor([3.0, 3.0 - 1e-6, -2.0]), temperature=temperature).tolist() == [1, 0, 0]
+
+
 @given(logits, st.floats(0.01, 1))
 def test_min_p_keeps_what_is_near_the_best(x, p):
     plain = x.softmax(0)

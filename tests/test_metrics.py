@@ -77,8 +77,24 @@ def test_rows_are_drawn_whole():
 
 
 def test_one_example_has_no_interval():
-    value, low, high = metrics.accuracy(["a"], ["a"])
+    value, low, high = metrics.mrr([1])
     assert value == 1 and math.isnan(low) and math.isnan(high)
+
+
+@pytest.mark.parametrize("n", [1, 3, 80])
+def test_where_all_are_right_or_none_the_interval_is_wilsons(n):
+    """In closed form, with nothing left to chance: at a share of 0 it ends at z^2 / (n + z^2), at 1 it is mirrored."""
+    z2 = stats.norm.ppf(0.975) ** 2
+    assert metrics.exact_match(["a"] * n, ["b"] * n) == pytest.approx((0, 0, z2 / (n + z2)))
+    assert metrics.accuracy(["a"] * n, ["a"] * n) == pytest.approx((1, n / (n + z2), 1))
+    assert metrics.recall_at([2] * n, 2) == pytest.approx((1, n / (n + z2), 1))
+
+
+def test_elsewhere_a_share_is_a_mean():
+    marks = [True, False, True, True]
+    assert metrics.share(marks) == metrics.estimate(np.mean, marks)
+    with pytest.raises(ValueError, match="one or more"):
+        metrics.share([])
 
 
 def test_paired_knows_whose_mark_is_whose():

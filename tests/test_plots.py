@@ -87,3 +87,21 @@ def test_a_live_curve_is_redrawn_in_its_place(monkeypatch):
     assert len(shown) == 1 and updated == shown * 2
     curves = {line.get_label(): line.get_xydata().tolist() for line in shown[0].axes[0].lines}
     assert curves == {"training": [[10, 3.0], [20, 2.5]], "held-out": [[10, 3.1], [20, 2.6]]}
+
+
+@pytest.mark.parametrize(
+    ("x", "written"),
+    [
+        ([1, 1000], ["1", "10", "100", "1000"]),  # not 1.0, and nothing in between
+        ([0.5, 8], ["0.5", "1", "2", "5"]),
+        ([50, 800], ["50", "100", "200", "500"]),  # one power of ten alone would leave the axis without numbers
+        ([2e5, 3e6], ["200000", "500000", "1000000", "2000000"]),
+    ],
+)
+def test_plain_ticks_are_numbers_as_one_writes_them(x, written):
+    ax = plots.plain_ticks(plots.lines(x, {"a": [1, 2]}, "n", "y", log="x"), "x")
+    ax.set_xlim(x)
+    ax.figure.canvas.draw()
+    shown = [*ax.get_xticklabels(minor=True), *ax.get_xticklabels()]
+    inside = {label.get_text() for label in shown if x[0] <= label.get_position()[0] <= x[1]} - {""}
+    assert sorted(inside, key=float) == written

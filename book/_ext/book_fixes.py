@@ -1,4 +1,4 @@
-"""Repairs to the tools: two upstream faults, MathJax from disk, and a front door.
+"""Repairs to the tools: upstream faults, MathJax from disk, and a front door.
 
 Nothing here knows what the book says; ``book_pages`` does.
 """
@@ -6,6 +6,7 @@ Nothing here knows what the book says; ``book_pages`` does.
 from importlib.metadata import distribution
 from pathlib import Path
 
+from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.config import Config
 from sphinx.util.fileutil import copy_asset
@@ -26,6 +27,16 @@ def repair(app: Sphinx, config: Config) -> None:
     for event in ("env-before-read-docs", "doctree-resolved"):
         listeners = app.events.listeners.get(event, [])
         app.events.listeners[event] = [one for one in listeners if one.handler.__module__ != "sphinx_thebe"]
+
+
+def keep_together(app: Sphinx, doctree: nodes.document, name: str) -> None:
+    """A formula and the full stop after it go into a span: a browser would break the line between them."""
+    for formula in list(doctree.findall(nodes.math)):
+        after = formula.next_node(descend=False, siblings=True)
+        if isinstance(after, nodes.Text) and after[0] in ".,;:?)’”":
+            mark, rest = nodes.Text(after[0]), nodes.Text(after[1:])
+            formula.parent.replace(after, rest)
+            formula.replace_self(nodes.inline("", "", formula.deepcopy(), mark, classes=["together"]))
 
 
 def always_the_cover(app: Sphinx, *_: object) -> list[str]:
@@ -53,5 +64,6 @@ def finish(app: Sphinx, error: Exception | None) -> None:
 def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("config-inited", repair, priority=999)
     app.connect("env-get-outdated", always_the_cover)
+    app.connect("doctree-resolved", keep_together)
     app.connect("build-finished", finish, priority=1)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -48,7 +48,8 @@ def run(notebook: nbformat.NotebookNode, folder: Path, timeout: int = 600) -> nb
         extra_arguments=["--log-level=ERROR"],
     )
     client.execute()
-    notebook.metadata.pop("language_info", None)
+    for name in ("language_info", "widgets"):  # the version of Python; progress bars, which are not kept either
+        notebook.metadata.pop(name, None)
     for number, cell in enumerate(notebook.cells):
         if cell.cell_type != "code":
             continue
