@@ -19,8 +19,8 @@
 # **What does a model gain by looking at both sides of a word, what does it have to give up for it, and is it worth it
 # on a task that counting words solves in a fraction of a second?**
 #
-# *Some minutes on two cores: a small BERT and its one-sided twin train from scratch, a published one is taken
-# apart, and then fine-tuned. You need {ref}`ch-attention` for masks, {ref}`ch-transformer` for the blocks,
+# *About four minutes on two cores: a small BERT and its one-sided twin train from scratch, a published one is
+# taken apart, and then fine-tuned. You need {ref}`ch-attention` for masks, {ref}`ch-transformer` for the blocks,
 # {ref}`ch-gpt` for the objective that this chapter departs from, and {ref}`ch-ngram` for the baselines. Two archives
 # are fetched at the first run, 97 MB together.*
 #

@@ -18,7 +18,7 @@
 #
 # **How does one network turn any text into any other, and how can we tell a good translation from a plausible one?**
 #
-# *Seven minutes or so on two cores the first time, most of them for two trainings, and one minute afterwards. You need
+# *About three minutes on two cores the first time, most of them for two trainings, and one afterwards. You need
 # {ref}`ch-attention` for attention and masks, {ref}`ch-transformer` for the block, and {ref}`ch-generation` for greedy
 # decoding and beams.*
 #

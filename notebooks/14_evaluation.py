@@ -21,9 +21,9 @@
 # **Every chapter so far has ended in a number. When can two such numbers be compared, how sure are we of the
 # difference, and what do they leave out?**
 #
-# *About three minutes on two cores, once the networks of {ref}`ch-rnn`, {ref}`ch-gpt` and {ref}`ch-generation` have
-# been trained. You need {ref}`ch-concepts` for bits per byte, {ref}`ch-ngram` for counting, {ref}`ch-llm` for
-# SmolLM2.*
+# *About two minutes on two cores, and three more where the networks of {ref}`ch-rnn`, {ref}`ch-gpt` and
+# {ref}`ch-generation` have not been trained yet. You need {ref}`ch-concepts` for bits per byte, {ref}`ch-ngram` for
+# counting, {ref}`ch-llm` for SmolLM2.*
 #
 # The five documents say little about evaluation, and say it in passing. Document 0 evaluates by
 # {term}`cross-validation` and hopes for "better evaluation methods" in the future. Document 4 asks for an independent

@@ -18,8 +18,8 @@
 #
 # **What may one ask a small language model to write, and how would one notice that it has failed?**
 #
-# *About four minutes on two cores, where the GPT of {ref}`ch-gpt` and the T5 of {ref}`ch-t5` have been trained already.
-# You need {ref}`ch-generation` for decoding, {ref}`ch-llm` for SmolLM2 and its chat template, {ref}`ch-finetuning` for
+# *About three minutes on two cores, and three more where the GPT of {ref}`ch-gpt` and the T5 of {ref}`ch-t5` have not
+# been trained yet. You need {ref}`ch-generation` for decoding, {ref}`ch-llm` for SmolLM2 and its chat template, {ref}`ch-finetuning` for
 # LoRA, {ref}`ch-evaluation` for intervals. The news of the BBC are fetched at the first run, for study only.*
 #
 # The applications of {ref}`ch-classification` and {ref}`ch-search` end in a class, a rank or a passage, and somebody
