@@ -11,9 +11,13 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+import torch
+from tiny import config, randomised
 
-from minilm import applications, checkpoint, data, evaluate, generate, llama, models, ngram, presets, tokenizer
+import minilm.__main__ as cli
+from minilm import applications, checkpoint, data, evaluate, generate, llama, machine, models, ngram, presets, tokenizer
 from minilm.__main__ import main
+from minilm.gpt import GPT
 from minilm.train import TrainConfig
 
 
@@ -81,6 +85,21 @@ def test_greedy_is_temperature_zero(capsys, folder):
     ways = (["--greedy"], ["--temperature", 0], ["--greedy", "--seed", 5])
     texts = {run(capsys, *command, *way)["text"] for way in ways}
     assert len(texts) == 1 and run(capsys, *command)["text"] not in texts
+
+
+def test_a_large_model_is_guessed_at_by_its_copy_and_writes_what_it_would_alone(capsys, monkeypatch):
+    units, copies = tokenizer.Characters.train("the cat sat on a mat"), []
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        large, other = (randomised(GPT(config(vocab_size=units.vocab_size, context=64))).eval() for _ in range(2))
+    monkeypatch.setattr(models, "load", lambda name: (large, units))
+    command = ["generate", "large", "--prompt", "the cat", "--max-new-tokens", 30]
+    plain = {way: run(capsys, *command, *way.split())["ids"] for way in ("--greedy", "--seed 5")}
+    monkeypatch.setattr(cli, "LARGE", 0)
+    monkeypatch.setattr(machine, "has_bfloat16", lambda device: True)
+    monkeypatch.setattr(cli, "quantise", lambda model, bits: copies.append((model, bits)) or other)
+    assert {way: run(capsys, *command, *way.split())["ids"] for way in plain} == plain
+    assert copies == [(large, 4)]  # where tokens are drawn, the likeliest is a poor guess
 
 
 @pytest.mark.data
