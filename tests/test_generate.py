@@ -99,7 +99,7 @@ def test_where_one_token_holds_exactly_p_no_other_is_kept():
 
 @pytest.mark.parametrize("temperature", [0.0, 1e-40, 1e-7])
 def test_a_temperature_near_zero_is_zero(temperature):
-    """Divided by it, these logits are infinite, or only nearly so far apart that one token is left."""
+    """Dividing by 1e-40 overflows; dividing by 1e-7 would leave a second token some of the mass."""
     assert next_token_probs(torch.tensor([3.0, 3.0 - 1e-6, -2.0]), temperature=temperature).tolist() == [1, 0, 0]
 
 

@@ -33,10 +33,11 @@ def keep_together(app: Sphinx, doctree: nodes.document, name: str) -> None:
     """A formula and the full stop after it go into a span: a browser would break the line between them."""
     for formula in list(doctree.findall(nodes.math)):
         after = formula.next_node(descend=False, siblings=True)
-        if isinstance(after, nodes.Text) and after[0] in ".,;:?)’”":
-            mark, rest = nodes.Text(after[0]), nodes.Text(after[1:])
-            formula.parent.replace(after, rest)
-            formula.replace_self(nodes.inline("", "", formula.deepcopy(), mark, classes=["together"]))
+        if isinstance(after, nodes.Text) and after.startswith(tuple(".,;:?)’”")):
+            after.parent.replace(after, nodes.Text(after[1:]))
+            both = nodes.inline(classes=["together"])
+            formula.replace_self(both)
+            both += [formula, nodes.Text(after[0])]
 
 
 def always_the_cover(app: Sphinx, *_: object) -> list[str]:
