@@ -7,9 +7,10 @@ for what does not fit. The engine is PyTorch's own: gloo on processors, NCCL on 
 References: Li et al. 2020 (DDP); Rajbhandari et al. 2020 (ZeRO); Zhao et al. 2023 (FSDP).
 """
 
+import atexit
 import os
-from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -56,21 +57,17 @@ def here() -> World:
     return World(**{field: int(os.environ[name]) for field, name in names.items() if name in os.environ})
 
 
-@contextmanager
-def joined() -> Iterator[World]:
-    """`here`, with the processes connected until the outermost ``with`` ends."""
+def join() -> World:
+    """`here`, with the processes connected from now on until the program ends."""
     world = here()
-    if world.size == 1 or dist.is_initialized():
-        yield world
-        return
-    if world.device.type == "cuda":
-        torch.cuda.set_device(world.device)
-    dist.init_process_group("nccl" if world.device.type == "cuda" else "gloo", timeout=TIMEOUT)
-    try:
-        yield world
-        dist.barrier()  # gloo's thread lets go of our tensors; or it waits for Python's lock, and we for its end
-    finally:
-        dist.destroy_process_group()
+    if world.size > 1 and not dist.is_initialized():
+        if world.device.type == "cuda":
+            torch.cuda.set_device(world.device)
+        dist.init_process_group("nccl" if world.device.type == "cuda" else "gloo", timeout=TIMEOUT)
+        # not at the end of a training: a DDP that outlives its group would end it, and wait with Python's lock held
+        # for gloo's thread, which may wait for the lock to let go of a tensor
+        atexit.register(dist.destroy_process_group)
+    return world
 
 
 def wrap(model: nn.Module, world: World, shard: bool = False) -> nn.Module:
@@ -102,6 +99,12 @@ def clip(parameters: Iterable[nn.Parameter], largest: float) -> None:
         torch.nn.utils.clip_grad_norm_(parameters, largest)
     else:
         clip_grad_norm(parameters, largest)
+
+
+def wait() -> None:
+    """Wait until every process is here."""
+    if dist.is_initialized():
+        dist.barrier()
 
 
 def total(value: Tensor) -> Tensor:

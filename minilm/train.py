@@ -43,7 +43,8 @@ def train(
     the start are not compared: give another start another folder), ValueError for a damaged checkpoint,
     KeyboardInterrupt after Ctrl-C, once the step is done and the checkpoint written.
     """
-    with distributed.joined() as world, threads(world.local_size), torch.random.fork_rng([]):
+    world = distributed.join()
+    with threads(world.local_size), torch.random.fork_rng([]):
         run = Run(model, stream, config, world, Path(out) if out else None, tokenizer, data)
         for record in run.state.log if watch else ():
             watch(record)

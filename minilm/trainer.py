@@ -113,6 +113,7 @@ class Run:
         saved = checkpoint.load_run(out, model, self.optimizer, self.description) if out else None
         if out and not saved:
             split(stream(0), config.accumulate * world.size)  # what cannot be split must not claim the folder
+        distributed.wait()  # all have seen the folder as it was, before the first of them writes
         self.state = State(**saved) if saved else State()
         self.nats = torch.tensor(self.state.nats, device=self.device)
         self.started = time.perf_counter()

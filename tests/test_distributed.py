@@ -1,16 +1,18 @@
 """Two processes, started by torchrun, compute what one does; alone, every function of the module is the identity."""
 
+import faulthandler
 import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from minilm import distributed
+from minilm import checkpoint, distributed
 from minilm.batching import sample
 from minilm.gpt import GPT
 from minilm.train import TrainConfig, train
@@ -46,7 +48,7 @@ def torchrun(*arguments: str) -> subprocess.CompletedProcess:
         command,
         capture_output=True,
         text=True,
-        timeout=900,
+        timeout=300,
         env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
     )
 
@@ -55,7 +57,7 @@ def torchrun(*arguments: str) -> subprocess.CompletedProcess:
 @pytest.mark.parametrize("how", [{}, {"accumulate": 2}, {"shard": True}, {"optimizer": "muon"}], ids=str)
 def test_two_processes_give_the_losses_and_the_weights_of_one(how, tmp_path):
     alone = run(tmp_path / "one", **how)
-    done = torchrun(__file__, str(tmp_path / "two"), json.dumps(how))
+    done = torchrun(__file__, json.dumps(how), str(tmp_path / "two"), str(tmp_path / "again"))
     assert done.returncode == 0, done.stderr
     together = [json.loads(line) for line in (tmp_path / "two" / "log.jsonl").read_text().splitlines()]
     for one, two in zip(alone, together, strict=True):
@@ -63,10 +65,11 @@ def test_two_processes_give_the_losses_and_the_weights_of_one(how, tmp_path):
         assert one["val"] == pytest.approx(two["val"], abs=1e-5)
         assert one["tokens"] == two["tokens"]
     assert (tmp_path / "two" / "model.safetensors").exists()
-    weights, others = (load_file(tmp_path / name / "checkpoint.safetensors") for name in ("one", "two"))
-    assert weights.keys() == others.keys()
-    for name in weights:
-        torch.testing.assert_close(others[name], weights[name], atol=2e-5, rtol=1e-4, msg=name)
+    weights, *both = (load_file(tmp_path / name / "checkpoint.safetensors") for name in ("one", "two", "again"))
+    for others in both:
+        assert weights.keys() == others.keys()
+        for name in weights:
+            torch.testing.assert_close(others[name], weights[name], atol=2e-5, rtol=1e-4, msg=name)
 
 
 @pytest.mark.slow
@@ -75,7 +78,7 @@ def test_a_sharded_run_goes_on_in_one_process_and_back(tmp_path):
     whole = run(tmp_path / "one", shard=True)
     with pytest.raises(SystemExit):
         run(tmp_path / "two", stop=2, shard=True)
-    done = torchrun(__file__, str(tmp_path / "two"), json.dumps({"shard": True, "stop": 4}))
+    done = torchrun(__file__, json.dumps({"shard": True, "stop": 4}), str(tmp_path / "two"))
     assert done.returncode == 0, done.stderr
     assert len((tmp_path / "two" / "log.jsonl").read_text().splitlines()) == 2
     resumed = run(tmp_path / "two", shard=True)
@@ -84,9 +87,10 @@ def test_a_sharded_run_goes_on_in_one_process_and_back(tmp_path):
 
 def test_alone_nothing_changes():
     model, value = GPT(SHAPE), torch.tensor(3.0)
-    with distributed.joined() as world:
-        assert world == distributed.World() and world.first
-        assert distributed.wrap(model, world, shard=True) is model
+    world = distributed.join()
+    assert world == distributed.World() and world.first
+    assert distributed.wrap(model, world, shard=True) is model
+    distributed.wait()
     assert distributed.total(value) is value and torch.equal(distributed.whole(value), value)
 
 
@@ -110,9 +114,26 @@ def test_the_command_line_under_torchrun_prints_once(tmp_path):
 
 @pytest.mark.slow
 def test_muon_and_pieces_are_refused(tmp_path):
-    done = torchrun(__file__, str(tmp_path), json.dumps({"shard": True, "optimizer": "muon"}))
+    done = torchrun(__file__, json.dumps({"shard": True, "optimizer": "muon"}), str(tmp_path))
     assert done.returncode != 0 and "choose 'adamw' or no shard" in done.stderr
 
 
+def the_second_looks_slowly() -> None:
+    """The second process learns late what it asked about a file: the first must not have written by then."""
+    look = Path.exists
+
+    def slowly(path: Path, **how) -> bool:
+        found = look(path, **how)
+        if path.name == checkpoint.NAME:
+            time.sleep(0.5)
+        return found
+
+    if not distributed.here().first:
+        Path.exists = slowly
+
+
 if __name__ == "__main__":
-    run(Path(sys.argv[1]), **json.loads(sys.argv[2]))
+    faulthandler.dump_traceback_later(240, exit=True)  # processes that wait for ever say where
+    the_second_looks_slowly()
+    for folder in sys.argv[2:]:
+        run(Path(folder), **json.loads(sys.argv[1]))
