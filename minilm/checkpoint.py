@@ -9,7 +9,9 @@ Not here: pickles; a file read back can hold numbers and text only. Format: http
 
 import hashlib
 import json
+import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from typing import Any
 import safetensors
 import safetensors.torch
 import torch
+from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
 from . import ngram, tokenizer
@@ -104,6 +107,26 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 # The state of a run
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """The right to write a run into ``folder``: a second process waits for the end of the first, and may go on there.
+
+    The lock is a hidden file beside the folder; it is let go of even by ``kill -9``.
+    """
+    folder = folder.resolve()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder.with_name(f".{folder.name}.lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        print(f"{folder.name} is being trained by another process: waiting", file=sys.stderr, flush=True)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def save_run(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:

@@ -10,15 +10,14 @@ import ast
 import hashlib
 import json
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from filelock import FileLock, Timeout
 from torch import nn
 
 from . import checkpoint, data
@@ -149,9 +148,8 @@ def trained(
         log = [json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
         if log[-1]["step"] == chosen.train.steps:
             return Trained(*checkpoint.load(folder), log)
-    with alone(folder):
-        made = run(chosen, text, held_out, folder, progress, watch)
-        return made._replace(model=made.model.cpu())  # as it is read from the cache, wherever it was trained
+    made = run(chosen, text, held_out, folder, progress, watch)
+    return made._replace(model=made.model.cpu())  # as it is read from the cache, wherever it was trained
 
 
 def fit(
@@ -171,26 +169,9 @@ def fit(
     folder = data.home() / "models" / f"{name}-{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]}"
     if progress and not folder.exists():
         print(f"training {name}; kept for later calls", file=sys.stderr, flush=True)
-    with alone(folder):
-        log = train(model, stream, config, out=folder, progress=progress)
+    log = train(model, stream, config, out=folder, progress=progress)
     model.eval()
     return log
-
-
-@contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """The right to train what ``folder`` will hold: a second process waits, and then finds it finished."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(f"{folder}.lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        print(f"{folder.name} is being trained by another process: waiting", file=sys.stderr, flush=True)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def recorded(name: str) -> dict[str, Any]:

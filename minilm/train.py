@@ -6,6 +6,7 @@ Not here: what a step does (``minilm.trainer``), what is trained on (``minilm.ba
 
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -14,6 +15,7 @@ from tqdm import tqdm
 
 from . import distributed, evaluate
 from .batching import Stream
+from .checkpoint import alone
 from .machine import interruption, threads
 from .tokenizer import Tokenizer
 from .trainer import Record, Run, TrainConfig
@@ -37,15 +39,17 @@ def train(
     With a folder ``out`` the run can be stopped at any moment, by Ctrl-C or ``kill -9``: the same call goes on from the
     last checkpoint, bit for bit. The folder holds the log as log.jsonl, the checkpoint, the model as of the last
     evaluation, and ``tokenizer``. ``data`` names what the stream is made of (a checksum); unless given, its first batch
-    does. A finished run is not run again. ``watch`` is called with every record, old ones first.
+    does. A finished run is not run again; one that another process is at is waited for. ``watch`` is called with every
+    record, old ones first.
 
     Raises FileExistsError where ``out`` holds a run of another config, shape or data, or other files (the weights at
     the start are not compared: give another start another folder), ValueError for a damaged checkpoint,
     KeyboardInterrupt after Ctrl-C, once the step is done and the checkpoint written.
     """
-    world = distributed.join()
-    with threads(world.local_size), torch.random.fork_rng([]):
-        run = Run(model, stream, config, world, Path(out) if out else None, tokenizer, data)
+    world, folder = distributed.join(), Path(out) if out else None
+    mine = alone(folder) if folder and world.first else nullcontext()
+    with mine, threads(world.local_size), torch.random.fork_rng([]):
+        run = Run(model, stream, config, world, folder, tokenizer, data)
         for record in run.state.log if watch else ():
             watch(record)
         shown = progress and world.first

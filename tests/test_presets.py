@@ -1,8 +1,6 @@
 """Recipes: what they build, what they cost by PyTorch's own count, and that a model is trained once."""
 
-import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from datetime import date
 
@@ -134,23 +132,6 @@ def test_whatever_decides_a_fit_makes_it_another_one(change):
     modules = [data] if change == "module" else []
     presets.fit(model, rows(change == "data"), config, "h" if change == "name" else "head", *modules, progress=False)
     assert sum(path.is_dir() for path in (data.home() / "models").iterdir()) == 2
-
-
-def test_a_second_process_waits_for_the_first(capsys):
-    """The lock is held by a file handle, so two threads of one process stand for two processes."""
-    folder, order = data.home() / "models" / "one", []
-
-    def wait() -> None:
-        with presets.alone(folder):
-            order.append("second")
-
-    with ThreadPoolExecutor(1) as pool:
-        with presets.alone(folder):
-            second = pool.submit(wait)
-            time.sleep(0.3)
-            order.append("first")
-        second.result(timeout=10)
-    assert order == ["first", "second"] and "one is being trained by another process" in capsys.readouterr().err
 
 
 def test_the_code_that_counts_is_code(tmp_path, monkeypatch):

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -59,6 +60,17 @@ def undisturbed(tmp_path_factory) -> tuple[list[dict], dict]:
     out = tmp_path_factory.mktemp("runs") / "whole"
     log = run(out)
     return without_seconds(log), load_file(out / checkpoint.NAME)
+
+
+def test_a_second_process_waits_for_the_end_of_the_first(tmp_path, undisturbed, capsys):
+    """The lock is held by a file handle, so two threads of one process stand for two processes."""
+    with ThreadPoolExecutor(1) as pool:
+        with checkpoint.alone(tmp_path / "out"):
+            second = pool.submit(run, tmp_path / "out")
+            time.sleep(0.5)
+            assert not (tmp_path / "out").exists()
+        assert without_seconds(second.result(timeout=60)) == undisturbed[0]
+    assert "out is being trained by another process: waiting" in capsys.readouterr().err
 
 
 def assert_same(out: Path, log: list[dict], undisturbed) -> None:
