@@ -6,6 +6,7 @@ Ctrl-C ended it.
 The flags of a command are the fields of its dataclass (``minilm.flags``).
 """
 
+import codecs
 import dataclasses
 import json
 import math
@@ -31,13 +32,13 @@ from . import (
     models,
     ngram,
     presets,
-    tokenizer,
 )
 from .contract import LanguageModel
 from .flags import flag, parser
 from .gpt import GPT
 from .quantise import quantise
 from .recipe import train_tokenizer
+from .tokenizer import Tokenizer
 from .train import TrainConfig
 
 
@@ -72,7 +73,7 @@ class Train:
 
     preset: str = flag("kind of model and how it is trained", choices=["ngram", *presets.PRESETS])
     text: Path = flag("a UTF-8 text file, or a folder of them")
-    out: Path = flag("folder to write; new, or holding this same run")
+    out: Path = flag("folder to write; new, or holding this same run, which goes on (ngram: new)")
     tokenizer: str | None = flag("unit of text, not the preset's", default=None, choices=["characters", "words", "bpe"])
     vocab_size: int | None = flag("size of the vocabulary (characters: ignored)", default=None)
     method: str | None = flag("ngram: smoothing (ModifiedKneserNey)", default=None, choices=list(ngram.METHODS))
@@ -82,7 +83,7 @@ class Train:
     def run(self) -> dict:
         """Train, save and score; the object holds the score on the last tenth."""
         train, held_out = data.split_text(data.read_text(self.text), (0.9, 0.1))
-        result = self._count(train) if self.preset == "ngram" else self._train(train, held_out)
+        result = self._count(train, held_out) if self.preset == "ngram" else self._train(train, held_out)
         if not distributed.here().first:
             return {}
         return {"out": str(self.out), **result, **report(*checkpoint.load(self.out), held_out)}
@@ -94,11 +95,12 @@ class Train:
         recipe = dataclasses.replace(recipe, **given, train=dataclasses.replace(recipe.train, **self.overrides))
         say(f"tokenizer: {recipe.tokenizer} on {len(train):,} characters")
         units = presets.make_tokenizer(recipe, train, held_out)
+        self._scored(units, held_out)
         say(str(cost.estimate(recipe, units.vocab_size)))
         log = presets.run(recipe, train, held_out, self.out, tokenizer=units).log
         return {name: log[-1][name] for name in ("step", "seconds")} | {"train_tokens": log[-1]["tokens"]}
 
-    def _count(self, train: str) -> dict:
+    def _count(self, train: str, held_out: str) -> dict:
         self._refuse(list(self.overrides))
         if self.out.exists() and any(self.out.iterdir()):
             raise FileExistsError(
@@ -108,12 +110,17 @@ class Train:
         order = 5 if self.order is None else self.order
         say(f"tokenizer: {kind} on {len(train):,} characters")
         units = train_tokenizer(kind, train, 1024 if self.vocab_size is None else self.vocab_size)
+        self._scored(units, held_out)
         ids = torch.tensor(units.encode(train))
         say(f"{method}, order {order}, on {len(ids):,} tokens")
         model = ngram.METHODS[method](ngram.count(ids, order, units.vocab_size))
         units.save(self.out / "tokenizer.json")
         model.save(self.out)
         return {"train_tokens": len(ids)}
+
+    def _scored(self, units: Tokenizer, held_out: str) -> None:
+        if (n := len(units.encode(held_out))) < 2:
+            raise ValueError(f"--text {self.text}: its last tenth is scored, and has {n} tokens; give a longer text")
 
     def _refuse(self, names: list[str]) -> None:
         wrong = [name for name in names if self.overrides.get(name, getattr(self, name, None)) is not None]
@@ -160,6 +167,10 @@ class Evaluate:
         if self.options:
             raise ValueError(f"--{min(self.options).replace('_', '-')} says nothing to --text: leave it out")
         model, units = models.load(self.model)
+        if self.context and isinstance(model, ngram.NGram):
+            raise ValueError("--context says nothing to an n-gram model: leave it out")
+        if self.context and model.context is not None and self.context > model.context:
+            raise ValueError(f"--context {self.context}: the model reads at most {model.context} tokens")
         context = self.context or (model.context and min(model.context, 1024))
         return {"model": self.model, **report(model, units, data.read_text(self.text), context)}
 
@@ -258,7 +269,7 @@ def finite(numbers: dict[str, int | float]) -> dict[str, int | float | None]:
     return {name: number if math.isfinite(number) else None for name, number in numbers.items()}
 
 
-def report(model: LanguageModel, units: tokenizer.Tokenizer, text: str, context: int | None = None) -> dict:
+def report(model: LanguageModel, units: Tokenizer, text: str, context: int | None = None) -> dict:
     """A `minilm.evaluate.Score` as plain numbers."""
     score = evaluate.score(model, units, text, context)
     numbers = {
@@ -292,9 +303,15 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         result = cls(**given).run()
         if distributed.here().first:
-            print(json.dumps(result, ensure_ascii=False, allow_nan=False))
+            unicode = codecs.lookup(sys.stdout.encoding or "ascii").name.startswith("utf")
+            print(json.dumps(result, ensure_ascii=not unicode, allow_nan=False))
     except (data.DataError, ValueError, OSError) as error:
         say(f"minilm: {error}")
+        return 1
+    except RuntimeError as error:  # of PyTorch, which has one type for all that goes wrong on a processor
+        if "allocate memory" not in str(error) and not isinstance(error, torch.OutOfMemoryError):
+            raise
+        say(f"minilm: not enough memory ({str(error).splitlines()[0]}): take a smaller model, or a smaller batch")
         return 1
     except KeyboardInterrupt as stop:
         say(f"minilm: {stop or 'interrupted'}")

@@ -34,7 +34,9 @@ def windows(ids: Int[Tensor, " N"], context: int, stride: int | None = None) -> 
     if context < 1 or stride < 1:
         raise ValueError(f"context is {context} and stride {stride}: both must be at least 1")
     if len(ids) <= context:
-        raise ValueError(f"ids holds {len(ids)} tokens: a window of context {context} needs at least {context + 1}")
+        raise ValueError(
+            f"ids holds {len(ids)} tokens: a window of context {context} needs {context + 1} or more; use a longer text"
+        )
     return ids.unfold(0, context + 1, stride)
 
 

@@ -23,6 +23,7 @@ from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
 from . import ngram, tokenizer
+from .archive import home
 from .contract import Batch, LanguageModel
 from .distributed import here, like, whole
 from .files import write
@@ -62,7 +63,10 @@ def load(folder: str | Path) -> tuple[LanguageModel, Tokenizer]:
     """
     folder = Path(folder)
     if not (folder / "config.json").exists():
-        raise FileNotFoundError(f"{folder}: no config.json there; name a folder that `python -m minilm train` wrote")
+        remedy = "name a folder that `python -m minilm train` wrote"
+        if (folder / NAME).exists():
+            remedy = "its training stopped before the first evaluation: let it go on, or take a smaller eval_every"
+        raise FileNotFoundError(f"{folder}: no config.json there; {remedy}")
     units = tokenizer.load(folder / "tokenizer.json")
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -73,9 +77,14 @@ def load(folder: str | Path) -> tuple[LanguageModel, Tokenizer]:
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{folder}/config.json does not describe a model of this package ({error!r})") from error
     if counted:
-        return ngram.load(folder), units
-    _fill(model, read(folder / "model.safetensors")[0], folder)
-    return model.eval(), units
+        model = ngram.load(folder)
+    else:
+        _fill(model.eval(), read(folder / "model.safetensors")[0], folder)
+    if units.vocab_size != model.vocab_size:
+        raise ValueError(
+            f"{folder}: tokenizer.json has {units.vocab_size} tokens, the model {model.vocab_size}: it is another's"
+        )
+    return model, units
 
 
 def tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
@@ -113,11 +122,12 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 def alone(folder: Path) -> Iterator[None]:
     """The right to write a run into ``folder``: a second process waits for the end of the first, and may go on there.
 
-    The lock is a hidden file beside the folder; it is let go of even by ``kill -9``.
+    The lock is a file in the cache, for each folder one; it is let go of even by ``kill -9``.
     """
     folder = folder.resolve()
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder.with_name(f".{folder.name}.lock"))
+    locks = home() / "locks"
+    locks.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(locks / hashlib.sha256(str(folder).encode()).hexdigest()[:16])
     try:
         lock.acquire(timeout=0)
     except Timeout:

@@ -84,7 +84,7 @@ def perplexity(nats: Float[Tensor, " N"]) -> float:
     >>> round(perplexity(torch.full((9,), math.log(6))), 4)        # a fair die
     6.0
     """
-    return math.exp(nats.double().mean().item())
+    return nats.double().mean().exp().item()  # a model far astray has infinity, which math.exp refuses
 
 
 def bits_per_byte(nats: Float[Tensor, " N"], n_bytes: int) -> float:
@@ -115,7 +115,7 @@ class Score:
     @property
     def perplexity(self) -> float:
         """Perplexity per token: comparable only between models with the same tokenizer."""
-        return math.exp(self.nats.sum() / self.tokens)
+        return perplexity(torch.tensor([self.nats.sum() / self.tokens]))
 
     @cached_property
     def interval(self) -> tuple[float, float]:
@@ -162,6 +162,8 @@ def compressed(pack: Callable[[bytes], bytes], text: str, after: str = "") -> fl
     True
     """
     first, then = after.encode(), text.encode()
+    if not then:
+        raise ValueError("text is empty: bits per byte need a byte or more")
     return 8 * (len(pack(first + then)) - (len(pack(first)) if first else 0)) / len(then)
 
 

@@ -81,7 +81,7 @@ def penalise(logits: Float[Tensor, " V"], ids: Sequence[int], penalty: float) ->
     """
     if penalty <= 0:
         raise ValueError(f"repetition_penalty={penalty}: use 1 for none, or a number somewhat above it, such as 1.2")
-    used = torch.tensor(list(set(ids)))
+    used = torch.tensor(list(set(ids)), dtype=torch.long)
     old = logits[used]
     return logits.index_put((used,), torch.where(old < 0, old * penalty, old / penalty))
 
@@ -108,7 +108,8 @@ def generate(
     which may come next, those in ``stop`` among them; the others lose all probability. ``draft`` guesses from the text
     so far what follows it: the text stays what it would be without, and costs fewer calls of the model where guesses
     are right.
-    Raises ValueError for an empty prompt, a negative length, or what `next_token_probs` and `penalise` refuse.
+    Raises ValueError for an empty prompt, a negative length, a seed out of range, scores that are not numbers, or what
+    `next_token_probs` and `penalise` refuse.
 
     >>> import torch
     >>> class Count:                                              # after i comes i + 1
@@ -212,6 +213,9 @@ def _steps(model, prompts, max_new_tokens, seed=0, stop=(), cache=True, draft=No
     """At every step the (row, new token) of the rows that have not ended."""
     if max_new_tokens < 0:
         raise ValueError(f"max_new_tokens={max_new_tokens}: a text has no negative length; use 0 or more")
+    if not abs(seed) < 2**62:
+        raise ValueError(f"seed={seed}: use a number below 2**62")
+    _check(**{name: how[name] for name in ("temperature", "top_k", "top_p", "min_p") if name in how})
     if draft and len(prompts) > 1:
         raise ValueError(f"draft is given with {len(prompts)} prompts, and guesses for one: use generate or stream")
     reader = Reader(model, prompts, max_new_tokens, cache)
@@ -220,6 +224,8 @@ def _steps(model, prompts, max_new_tokens, seed=0, stop=(), cache=True, draft=No
     while left:
         guesses = reader.fitting(draft(reader.texts[0]))[: left - 1] if draft else []
         scores = reader.logits(guesses)
+        if left == max_new_tokens and scores.isnan().any():
+            raise ValueError("model: its scores are not numbers, so its training went astray; train it again, slower")
         for logits, guess in zip(scores.split(1), [*guesses, None], strict=True) if guesses else [(scores, None)]:
             starts = (len(prompts[row]) for row in rows)  # not counted unless asked for
             tokens = _choose(logits, reader.texts, starts, [generators[row] for row in rows], **how)
@@ -352,7 +358,9 @@ def common(rows: Sequence[Sequence[int]]) -> int:
     return next((place for place in range(most) if len({row[place] for row in rows}) > 1), max(most, 0))
 
 
-def _check(temperature: float, top_k: int | None, top_p: float | None, min_p: float | None) -> None:
+def _check(
+    temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None, min_p: float | None = None
+) -> None:
     if not 0 <= temperature < float("inf"):
         raise ValueError(f"temperature={temperature}: use 0 for the likeliest token, or a positive number")
     if top_k is not None and top_k < 1:

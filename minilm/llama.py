@@ -69,6 +69,9 @@ PARTS = {
 PATTERNS = {"smollm": DIGITS, "gpt-2": PATTERN}
 """How pre-tokens are cut, by the name a file gives. transformers 5.23 does not know "smollm", and takes GPT-2's."""
 
+NAMES = ("smollm2",)
+"""Cards whose archive holds a ``.gguf`` file."""
+
 NORMAL, CONTROL = 1, 3
 """Types of tokens: ordinary ones, and special ones."""
 
@@ -80,9 +83,8 @@ def load(name: str | Path = "smollm2") -> tuple[GPT, BPE]:
     """
     path = Path(name)
     if not path.is_file():
-        models = [card.name for card in CARDS.values() if card.kind == "model"]
-        if str(name) not in models:
-            raise ValueError(f"there is no model {str(name)!r}: give a .gguf file, or one of {', '.join(models)}")
+        if str(name) not in NAMES:
+            raise ValueError(f"there is no model {str(name)!r}: give a .gguf file, or one of {', '.join(NAMES)}")
         path = archive.unpack(CARDS[str(name)], r"\.gguf$")
     return build(*gguf.read(path), path.name)
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from torch import nn
 
 DTYPES = ("float32", "bfloat16", "auto")
 """What `working_dtype` knows."""
@@ -53,6 +54,21 @@ def working_dtype(name: str, device: torch.device) -> torch.dtype:
     if name == "auto":
         name = "bfloat16" if has_bfloat16(device) else "float32"
     return getattr(torch, name)
+
+
+def compiled(model: nn.Module) -> nn.Module:
+    """The model, which torch.compile will translate when it is first called; ValueError without a C++ compiler."""
+    from torch._inductor.cpp_builder import get_cpp_compiler  # only here, since it takes more than a second
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    try:
+        get_cpp_compiler()
+    except InvalidCxxCompiler as error:
+        raise ValueError(
+            "compile=True: torch.compile needs a C++ compiler and finds none; install one (on Debian `apt install "
+            "g++`), or leave it out (--no-compile)"
+        ) from error
+    return torch.compile(model)
 
 
 def has_bfloat16(device: torch.device) -> bool:

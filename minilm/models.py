@@ -7,7 +7,6 @@ from functools import lru_cache
 from pathlib import Path
 
 from . import checkpoint, llama, presets
-from .cards import CARDS
 from .contract import LanguageModel
 from .tokenizer import Tokenizer
 
@@ -21,7 +20,7 @@ def load(name: str = "smollm2") -> tuple[LanguageModel, Tokenizer]:
     """
     if Path(name).is_dir():
         return checkpoint.load(name)
-    if name in presets.PRESETS:
+    if check(name) in presets.PRESETS:
         trained = presets.trained(name)
         return trained.model, trained.tokenizer
     return llama.load(name)
@@ -33,7 +32,13 @@ def check(name: str) -> str:
     >>> check("smollm2"), check("gpt")
     ('smollm2', 'gpt')
     """
-    if (name in CARDS and CARDS[name].kind == "model") or name in presets.PRESETS or Path(name).exists():
+    machines = {name: recipe.machine for name, recipe in presets.PRESETS.items()}
+    known = [*llama.NAMES, *(name for name, machine in machines.items() if machine == "two cores")]
+    if name in known or Path(name).exists():
         return name
-    known = [*(card.name for card in CARDS.values() if card.kind == "model"), *presets.PRESETS]
+    if name in machines:
+        raise ValueError(
+            f"{name!r} is a preset for {machines[name]}, and not trained here: train it with `python -m minilm train "
+            f"--preset {name} --text FILE --out FOLDER`, and give the folder"
+        )
     raise ValueError(f"there is no model {name!r}: give a folder, a .gguf file, or one of {', '.join(known)}")

@@ -205,13 +205,15 @@ def optimizer(
 ) -> AdamW:
     """The optimizer of a model: decay on matrices only; for ``kind="muon"``, Muon on the matrices inside blocks.
 
-    Embeddings and the output layer stay with AdamW even then: a row of theirs belongs to one token, and a step moves
-    only the rows of tokens that occurred. Every group keeps its ``peak`` rate beside ``lr``, for a schedule to scale.
-    Raises ValueError for an unknown kind.
+    Embeddings and the output layer stay with AdamW even then: a row of theirs belongs to one token, and its step
+    should not depend on those of all others. Every group keeps its ``peak`` rate beside ``lr``, for a schedule to
+    scale. Raises ValueError for an unknown kind, or Muon where there is nothing for it.
     """
     if kind not in ("adamw", "muon"):
         raise ValueError(f"kind={kind!r}: choose 'adamw' or 'muon'")
     inner = {p for m in model.modules() if isinstance(m, nn.ModuleList) for p in m.parameters() if p.dim() == 2}
+    if kind == "muon" and not inner:
+        raise ValueError("kind='muon' is for matrices in blocks, and the model has no blocks: choose 'adamw'")
     fused = {
         m.qkv.weight: tuple(n * m.d_head for n in (m.n_heads, m.n_kv_heads, m.n_kv_heads))
         for m in model.modules() if isinstance(m, Attention)

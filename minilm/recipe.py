@@ -34,6 +34,10 @@ class Recipe:
     window: int | None = None  # tokens in a training row; None: the model's context
     machine: str = "two cores"  # what it is meant for
 
+    def __post_init__(self):
+        if self.window is None and not isinstance(self.model, Config):
+            raise ValueError("window=None: a recurrent model has no context; give the tokens of a training row")
+
     @property
     def context(self) -> int:
         """Tokens that a row of a batch feeds to the model."""
@@ -63,17 +67,18 @@ def run(
     """
     units = tokenizer or make_tokenizer(recipe, text, held_out)
     ids = torch.tensor(units.encode(text))
+    stream = sample(ids, recipe.context, recipe.train.batch_size, recipe.train.seed)
     model = build(recipe, units.vocab_size).to(distributed.here().device)
     log = train(
         model,
-        sample(ids, recipe.context, recipe.train.batch_size, recipe.train.seed),
+        stream,
         recipe.train,
         validation(held_out, units, recipe.context),
         out,
         progress,
         watch,
         tokenizer=units,
-        data=checksum(text, held_out, recipe.tokenizer),
+        data=checksum(text, held_out, recipe.tokenizer, str(recipe.context)),
     )
     return Trained(model.eval(), units, log)
 

@@ -137,5 +137,6 @@ class NGram(ABC):
             "parameters": {f.name: getattr(self, f.name) for f in fields(self) if f.name != "counts"},
             "sha256": hashlib.sha256(content).hexdigest(),
         }
+        described = json.dumps(config, indent=2, default=lambda number: number.tolist()).encode()  # first: it may fail
         write(Path(folder, "model.safetensors"), content)
-        write(Path(folder, "config.json"), json.dumps(config, indent=2).encode())
+        write(Path(folder, "config.json"), described)

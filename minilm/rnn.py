@@ -155,6 +155,8 @@ class RNNLM(nn.Module):
 
     def score(self, ids: Int[Tensor, "B T"], chunk: int = 2048) -> Float[Tensor, "B T-1"]:
         """Log-probabilities of ``ids[:, 1:]``, with one state carried through a text of any length."""
+        if ids.shape[1] < 2:
+            return torch.zeros(len(ids), 0, device=ids.device)
         cache, scores = self.new_cache(len(ids)), []
         for part, following in zip(ids[:, :-1].split(chunk, 1), ids[:, 1:].split(chunk, 1), strict=True):
             scores.append(self(part, cache).log_softmax(-1).gather(-1, following[..., None])[..., 0])
@@ -171,21 +173,21 @@ class StateCache:
     def __init__(self, model: RNNLM, batch: int):
         self.model, self.state, self.before = model, None, None
         self.ids = torch.zeros(batch, 0, dtype=torch.long)
-        self.lengths = torch.zeros(batch, dtype=torch.long)
+        self.lengths = self.start = torch.zeros(batch, dtype=torch.long)
 
     def advance(self, ids: Int[Tensor, "B T"], state: State) -> None:
         """Take over the state after T more tokens in every row."""
-        self.before, self.state, self.ids = self.state, state, ids
+        self.before, self.state, self.ids, self.start = self.state, state, ids, self.lengths
         self.lengths = self.lengths + ids.shape[1]
 
     def keep(self, lengths: Int[Tensor, " B"]) -> None:
         """Go back to ``lengths`` tokens a row: drop padding. Raises ValueError outside what the last call read."""
-        last = lengths - self.lengths + self.ids.shape[1]  # how much of the last call each row keeps
+        last = lengths - self.start  # how much of the last call each row keeps
         if (last < 1).any() or (last > self.ids.shape[1]).any():
             raise ValueError(
                 f"lengths={lengths.tolist()}: a row keeps 1 to {self.ids.shape[1]} of the tokens read last"
             )
-        if (last < self.ids.shape[1]).any():
+        if (lengths != self.lengths).any():
             packed = pack_padded_sequence(self.model.embed(self.ids), last.cpu(), True, enforce_sorted=False)
             self.state = self.model.layers(packed, self.before)[1]
         self.lengths = lengths.clone()
@@ -193,7 +195,7 @@ class StateCache:
     def reorder(self, rows: Int[Tensor, " B"]) -> None:
         """Row b becomes a copy of row ``rows[b]``: what beam search needs when one beam overtakes another."""
         self.state, self.before = (pick(state, rows) for state in (self.state, self.before))
-        self.ids, self.lengths = self.ids[rows], self.lengths[rows]
+        self.ids, self.start, self.lengths = self.ids[rows], self.start[rows], self.lengths[rows]
 
 
 def pick(state: State | None, rows: Int[Tensor, " B"]) -> State | None:

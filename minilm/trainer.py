@@ -7,6 +7,7 @@ Not here: the loop over the steps (``minilm.train``).
 """
 
 import json
+import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -16,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import checkpoint, distributed, optim
+from . import checkpoint, distributed, machine, optim
 from .batching import Stream, derived_seed, split
 from .contract import IGNORE, Batch, loss
 from .distributed import World
@@ -32,7 +33,7 @@ Record = dict[str, Any]
 class TrainConfig:
     """How to train: the numbers that decide a run, given a model and a text.
 
-    Raises ValueError for a count below 1, or a name that is not known.
+    Raises ValueError for a count below 1, a number out of its range, or a name that is not known.
     """
 
     steps: int
@@ -72,6 +73,11 @@ class TrainConfig:
         for name in ("steps", "batch_size", "accumulate", "eval_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: must be 1 or more")
+        for name, most in (("learning_rate", math.inf), ("weight_decay", math.inf), ("warmup", math.inf), ("final", 1)):
+            if not 0 <= getattr(self, name) <= most or math.isinf(getattr(self, name)):
+                raise ValueError(f"{name}={getattr(self, name)}: must be 0 or more" + ", 1 at most" * (most == 1))
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas={self.betas}: each must be 0 or more, and less than 1")
         if self.clip is not None and not self.clip >= 0:
             raise ValueError(f"clip={self.clip}: must be the greatest length of a gradient, or 0 for no clipping")
         for name, known in (("schedule", optim.SCHEDULES), ("optimizer", ("adamw", "muon")), ("dtype", DTYPES)):
@@ -105,7 +111,7 @@ class Run:
         self.dtype = working_dtype(config.dtype, self.device)
         self.runner = distributed.wrap(model.train(), world, config.shard)
         if config.compile:
-            self.runner = torch.compile(self.runner)
+            self.runner = machine.compiled(self.runner)
         self.optimizer = optim.optimizer(
             model, config.learning_rate, config.weight_decay, config.optimizer, config.betas
         )

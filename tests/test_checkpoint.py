@@ -45,7 +45,21 @@ def test_a_model_of_another_kind_cannot_be_saved(tmp_path):
 
 
 def test_no_model_is_said_so(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"no config.json there"):
+    with pytest.raises(FileNotFoundError, match=r"no config.json there; name a folder"):
+        checkpoint.load(tmp_path)
+    (tmp_path / checkpoint.NAME).touch()
+    with pytest.raises(FileNotFoundError, match=r"no config.json there; its training stopped before"):
+        checkpoint.load(tmp_path)
+
+
+@pytest.mark.parametrize("counted", [False, True])
+def test_a_tokenizer_of_another_model(counted, tmp_path):
+    if counted:
+        ngram.AddK(ngram.count(IDS[0], 2, UNITS.vocab_size)).save(tmp_path)
+    else:
+        checkpoint.save(tmp_path, GPT(SHAPE))
+    tokenizer.Characters.train("to be or not to be!").save(tmp_path / "tokenizer.json")
+    with pytest.raises(ValueError, match=f"has {UNITS.vocab_size + 1} tokens, the model {UNITS.vocab_size}"):
         checkpoint.load(tmp_path)
 
 

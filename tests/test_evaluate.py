@@ -112,6 +112,13 @@ def test_compressors_pay_for_the_text_alone():
     assert evaluate.compressed(lambda content: content, "漢字 and more", after="any start") == 8
     assert evaluate.compressed(lambda content: b"head" + content, "four") == 16  # a file of its own has its own header
     assert evaluate.compressed(lambda content: b"head" + content, "four", after="x") == 8
+    with pytest.raises(ValueError, match="text is empty"):
+        evaluate.compressed(bytes, "", after="x")
+
+
+def test_a_model_far_astray_has_infinite_perplexity():
+    assert evaluate.perplexity(torch.tensor([800.0, 900.0])) == math.inf
+    assert evaluate.Score(np.array([1700.0]), np.array([1]), 2).perplexity == math.inf
 
 
 def test_interval_covers_the_truth_about_95_times_in_100():

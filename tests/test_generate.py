@@ -133,6 +133,7 @@ def test_penalty_is_that_of_transformers(seed, ids, penalty):
     scores = torch.randn(1, 30, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     theirs = peer.RepetitionPenaltyLogitsProcessor(penalty)(torch.tensor([ids]), scores)
     assert penalise(scores[0], ids, penalty).equal(theirs[0])
+    assert penalise(scores[0], [], penalty).equal(scores[0])
 
 
 # The loop

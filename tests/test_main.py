@@ -1,6 +1,7 @@
 """The command line from outside: one JSON object out, errors in words, nothing overwritten."""
 
 import dataclasses
+import io
 import json
 import random
 import re
@@ -189,6 +190,29 @@ def test_one_command_evaluates_and_continues_with_every_kind_of_model(capsys, ne
     assert one["ids"] == same["ids"] and one["text"].startswith("the cat") and len(one["ids"]) == 9
 
 
+def test_a_window_longer_than_the_model_reads_is_refused(capsys, network, text):
+    assert main(["evaluate", network[-1], "--text", str(text), "--context", "500"]) == 1
+    assert "--context 500: the model reads at most 64 tokens" in capsys.readouterr().err
+
+
+def test_a_training_gone_astray_says_so(capsys, network, text, tmp_path):
+    wild = [
+        "--steps",
+        "6",
+        "--learning-rate",
+        "1e30",
+        "--clip",
+        "0",
+        "--optimizer",
+        "adamw",
+        "--out",
+        str(tmp_path / "o"),
+    ]
+    assert run(capsys, *network, *wild)["perplexity"] is None
+    assert main(["generate", str(tmp_path / "o"), "--prompt", "the", "--greedy"]) == 1
+    assert "scores are not numbers" in capsys.readouterr().err
+
+
 def test_the_cost_is_said_before_the_first_step(capsys, network):
     main(network)
     shown = capsys.readouterr().err
@@ -222,7 +246,18 @@ def test_ctrl_c_is_exit_code_130_and_says_how_to_go_on(capsys, text, tmp_path, m
         (["generate", "{folder}", "--prompt", "", "--seed", "1"], "prompt"),
         (["generate", "{folder}", "--prompt", "a", "--temperature", "-1"], "temperature"),
         (["generate", "{folder}", "--prompt", "a", "--chat"], "tokenizer has no"),
-        (["generate", "nosuch", "--prompt", "a"], "no model 'nosuch'"),
+        (["generate", "{folder}", "--prompt", "a", "--greedy", "--top-k", "-5"], "top_k=-5"),
+        (["generate", "{folder}", "--prompt", "a", "--seed", "9" * 20], "seed=9"),
+        (["generate", "nosuch", "--prompt", "a"], "no model 'nosuch': give a folder"),
+        (["generate", "all-minilm", "--prompt", "a"], "no model 'all-minilm'"),
+        (["generate", "gpt2", "--prompt", "a"], "'gpt2' is a preset for one GPU"),
+        (["train", "--preset", "ngram", "--text", "{tmp}/tiny.txt", "--out", "{tmp}/o"], "give a longer text"),
+        (["train", "--preset", "7b", "--text", "{tmp}/tiny.txt", "--out", "{tmp}/o"], "give a longer text"),
+        (
+            ["train", "--preset", "7b", "--text", "{tmp}/short.txt", "--out", "{tmp}/o", "--vocab-size", "270"],
+            "use a longer",
+        ),
+        (["evaluate", "{folder}", "--text", "{text}", "--context", "5"], "nothing to an n-gram model"),
         (["evaluate", "shakespeare", "--text", "{text}"], "no model 'shakespeare'"),
         (["data", "card", "nosuch"], "shakespeare"),
         (["evaluate", "{folder}"], "give either --text"),
@@ -250,9 +285,22 @@ def test_ctrl_c_is_exit_code_130_and_says_how_to_go_on(capsys, text, tmp_path, m
 )
 def test_errors_are_one_sentence_and_exit_code_1(capsys, tmp_path, folder, text, arguments, message):
     (tmp_path / "latin.txt").write_bytes("caf\xe9 ".encode("latin-1") * 50)
+    (tmp_path / "tiny.txt").write_text("To be.")
+    (tmp_path / "short.txt").write_text("To be, or not to be, that is the question. " * 9)
     assert main([part.format(tmp=tmp_path, text=text, folder=folder) for part in arguments]) == 1
     out, err = capsys.readouterr()
-    assert out == "" and err.startswith("minilm: ") and message in err and err.count("\n") == 1
+    assert out == "" and err.splitlines()[-1].startswith("minilm: ") and message in err
+    assert arguments[0] == "train" or err.count("\n") == 1
+    assert not (tmp_path / "o").exists()
+
+
+def test_what_a_stream_cannot_hold_is_escaped(folder, monkeypatch):
+    for name in ("latin-1", "utf-8"):
+        with io.TextIOWrapper(io.BytesIO(), encoding=name) as stream, monkeypatch.context() as patched:
+            patched.setattr(sys, "stdout", stream)
+            assert main(["generate", str(folder), "--prompt", "你好, Élan", "--max-new-tokens", "2"]) == 0
+            stream.flush()
+            assert json.loads(stream.buffer.getvalue().decode(name))["text"].startswith("你好, Élan")
 
 
 def test_data_lists_every_card_without_a_network(capsys, tmp_path, monkeypatch):

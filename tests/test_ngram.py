@@ -539,6 +539,14 @@ def test_a_saved_model_is_the_same_to_the_last_bit(make, tmp_path):
     assert sorted(path.name for path in (tmp_path / "model").iterdir()) == ["config.json", "model.safetensors"]
 
 
+def test_parameters_may_be_of_numpy(tmp_path):
+    for cls, name, value in ((Katz, "cutoff", np.int64(3)), (AddK, "k", np.float32(0.5))):
+        made = cls(count([0, 1, 0, 2, 1, 0], 2, 3), **{name: value.item()})
+        object.__setattr__(made, name, value)
+        made.save(tmp_path)
+        assert torch.equal(load(tmp_path).probs([0]), made.probs([0]))
+
+
 def test_a_damaged_or_foreign_folder_is_refused(tmp_path):
     KneserNey(count([0, 1, 0, 2], 2, 3)).save(tmp_path)
     tensors, config = tmp_path / "model.safetensors", tmp_path / "config.json"
@@ -563,8 +571,11 @@ def test_a_failed_write_keeps_the_model_that_was_there(tmp_path, monkeypatch):
     def full(source, target):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("os.replace", full)
-    with pytest.raises(OSError, match="No space left"):
+    with monkeypatch.context() as patched, pytest.raises(OSError, match="No space left"):
+        patched.setattr("os.replace", full)
+        new.save(tmp_path)
+    object.__setattr__(new, "k", 1j)  # no number that JSON has
+    with pytest.raises(AttributeError):
         new.save(tmp_path)
     assert torch.equal(load(tmp_path).probs([0]), old.probs([0]))
     assert len(list(tmp_path.iterdir())) == 2

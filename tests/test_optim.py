@@ -138,6 +138,8 @@ def test_every_parameter_gets_one_rule():
                 assert found[name] == (kind == "muon" and inside, 0.2 if p.dim() == 2 else 0.0), name
     with pytest.raises(ValueError, match="kind='sgd': choose 'adamw' or 'muon'"):
         optim.optimizer(model, 0.1, kind="sgd")
+    with pytest.raises(ValueError, match="no blocks: choose 'adamw'"):
+        optim.optimizer(nn.Linear(2, 2), 0.1, kind="muon")
 
 
 @pytest.mark.parametrize("kind", ["adamw", "muon"])

@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from minilm import cost, data, presets, recipe
 from minilm.contract import Batch
+from minilm.rnn import RNNConfig
 from minilm.train import TrainConfig
 from minilm.transformer import Config
 
@@ -32,6 +33,15 @@ def test_every_preset_can_be_built(name):
         model = recipe.build(chosen, 1000)
         assert model(torch.zeros(2, chosen.context, dtype=torch.long)).shape == (2, chosen.context, 1000)
     assert chosen.train.batch_size % chosen.train.accumulate == 0
+
+
+def test_another_window_is_another_run(tmp_path):
+    lstm = replace(TINY, model=RNNConfig(presets.V, 8), window=4)
+    recipe.run(lstm, TEXT, TEXT, tmp_path / "out", progress=False)
+    with pytest.raises(FileExistsError, match="data is"):
+        recipe.run(replace(lstm, window=6), TEXT, TEXT, tmp_path / "out", progress=False)
+    with pytest.raises(ValueError, match="window=None"):
+        replace(lstm, window=None)
 
 
 def test_an_unknown_preset_lists_the_known_ones():

@@ -95,6 +95,7 @@ def test_padded_prompts_continue_like_each_alone(cell, prompts, more):
         texts = extra if extra is prompts else [a + b for a, b in zip(texts, extra, strict=True)]
         logits = model(pad(extra, pad_id=3), cache)
         lengths = torch.tensor([len(text) for text in texts])
+        cache.keep(torch.ones_like(lengths) + cache.start)  # it may go back and forth
         cache.keep(lengths)
         assert cache.lengths.tolist() == lengths.tolist()
         for row, (text, part) in enumerate(zip(texts, extra, strict=True)):
@@ -157,6 +158,10 @@ def test_forget_gates_start_open_and_the_table_is_shared():
         i, f, g, o = (bias_ih + bias_hh).detach().chunk(4)
         assert f.min() > 0.7 and max(part.max() for part in (i, g, o)) < 0.3
     assert sum(p.numel() for p in model.parameters()) == 50 * 64 + 2 * (2 * 4 * 64 * 64 + 2 * 4 * 64) + 50
+
+
+def test_nothing_to_score_is_no_score():
+    assert small("gru").score(torch.zeros(2, 1, dtype=torch.long)).shape == (2, 0)
 
 
 def test_errors_name_the_remedy():

@@ -367,6 +367,12 @@ def test_a_folder_with_other_files_is_refused(tmp_path):
         ({"eval_every": 0}, "eval_every=0"),
         ({"clip": -1.0}, "clip=-1.0"),
         ({"clip": float("nan")}, "clip=nan"),
+        ({"learning_rate": -1.0}, "learning_rate=-1.0"),
+        ({"learning_rate": float("inf")}, "learning_rate=inf"),
+        ({"weight_decay": float("nan")}, "weight_decay=nan"),
+        ({"warmup": -5}, "warmup=-5"),
+        ({"final": 7.0}, "final=7.0: must be 0 or more, 1 at most"),
+        ({"betas": (0.9, 1.0)}, "betas="),
         ({"schedule": "cosin"}, "schedule='cosin': choose one of cosine, linear"),
         ({"dtype": "float8"}, "dtype='float8': choose one of float32"),
         ({"optimizer": "sgd"}, "optimizer='sgd'"),
@@ -387,6 +393,13 @@ def test_what_cannot_be_split_claims_no_folder(tmp_path):
         run(tmp_path / "o", replace(CONFIG, accumulate=3))
     assert not (tmp_path / "o").exists()
     run(tmp_path / "o")
+
+
+def test_without_a_compiler_a_compiled_run_claims_no_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr("torch._inductor.config.cpp.cxx", (str(tmp_path / "no-compiler"),))
+    with pytest.raises(ValueError, match=r"compile=True.*install one.*--no-compile"):
+        run(tmp_path / "o", replace(CONFIG, compile=True))
+    assert not (tmp_path / "o").exists()
 
 
 def slowly(step: int) -> Batch:
