@@ -373,7 +373,7 @@ assert likelihood == Fraction(1, 27)
 
 # %% [markdown]
 # For nine words the product is a decent number. For a real text it is not: a computer's smallest
-# positive number is about $10^{-324}$, and half a million factors are far below. So we add
+# positive number is about $5 \cdot 10^{-324}$, and half a million factors are far below. So we add
 # logarithms instead, and call the sum the {term}`log-likelihood`:
 #
 # $$
@@ -1268,8 +1268,8 @@ print(len(passages), "passages")
 # a model can tell is bounded by what it can see, and by what pays off in predicting the next
 # token.
 #
-# Does it *understand* anything? Document 001 says no, two sections after having said yes. The word
-# covers too many abilities for one answer ({ref}`faq-understand`). What the measurement above
+# Does it *understand* anything? Document 001 says no, three sections after having said yes. The
+# word covers too many abilities for one answer ({ref}`faq-understand`). What the measurement above
 # shows is a better kind of question: name the ability, build pairs that differ in nothing else,
 # measure, give the interval. The same holds for *truth*. Our score rewards what was written, not
 # what is so; a text that is fluent and false costs the model nothing ({ref}`err-logical`). Later
@@ -1279,10 +1279,11 @@ print(len(passages), "passages")
 # (sec-lm-map)=
 # ## From n-grams to large language models: a dated map
 #
-# Everything so far holds for every model of the last hundred years: a distribution over texts, the
-# chain rule, self-supervision, cross-entropy. What has changed is the function that computes
-# $P(w_t \mid w_{<t})$, and the amount of text and arithmetic spent on it. {numref}`tab-lm-map` is
-# the map; most of its rows have a chapter in this book ({ref}`page-map`).
+# Most models of the last hundred years share all that was said so far: a distribution over texts,
+# the chain rule, self-supervision, cross-entropy. (Those that fill gaps, such as BERT, are the
+# exception.) What has changed is the function that computes $P(w_t \mid w_{<t})$, and the amount of
+# text and arithmetic spent on it. {numref}`tab-lm-map` is the map; most of its rows have a chapter
+# in this book ({ref}`page-map`).
 #
 # ```{list-table} Families of models, and what each of them changed.
 # :name: tab-lm-map
@@ -1376,10 +1377,11 @@ print(len(passages), "passages")
 #   - Small enough for a laptop; the model this book will run.
 # ```
 #
-# Years are those in which a model first became public, with two exceptions that stand under the year of their paper:
-# the feed-forward network was first shown in 2000, and SmolLM2 was released in 2024. The papers on attention, BERT,
-# T5 and BART appeared in print a year after the models. The last column simplifies: no paper changed only one thing.
-# The list of document 003 names no variant at all ({ref}`err-architectures`).
+# Years are those in which a model first became public, with exceptions that stand under the year of a paper: the
+# feed-forward network was first shown in 2000, recurrent networks predicted words in 1990, instruction tuning began in
+# 2021, and SmolLM2 was released in 2024. The papers on attention, BERT, T5 and BART appeared in print a year after the
+# models. The last column simplifies: no paper changed only one thing. The list of document 003 names no variant at all
+# ({ref}`err-architectures`).
 #
 # **How large is large?** Document 001 says that GPT, BERT, T5 and BART have "usually between
 # billions and hundreds of billions" of parameters. The papers give the numbers themselves; only
@@ -1403,7 +1405,7 @@ published = [  # smallest and largest model of each family, millions of paramete
     ("2018 GPT", "next token", 117, 117),
     ("2018 BERT", "masked or damaged text", 110, 340),
     ("2019 GPT-2", "next token", 117, 1_542),
-    ("2019 RoBERTa", "masked or damaged text", 355, 355),
+    ("2019 RoBERTa", "masked or damaged text", 125, 355),
     ("2019 T5", "masked or damaged text", 60, 11_000),
     ("2019 BART", "masked or damaged text", 138, 404),
     ("2020 GPT-3", "next token", 125, 175_000),
@@ -1411,7 +1413,7 @@ published = [  # smallest and largest model of each family, millions of paramete
     ("2025 SmolLM2", "next token", 135, 1_700),
 ]
 
-# %% mystnb={"figure": {"name": "fig-lm-map", "caption": "Parameters of the neural models of the map, from the smallest to the largest published size, by the counts in their papers (BART: our count). The grey band is what document 001 calls usual: several billion to several hundred billion."}, "image": {"alt": "Dot chart on a logarithmic scale with one row for each model from 2014 to 2025. Most lie between 60 million and 1.5 billion parameters: BERT 110 to 340 million, BART about 140 to 400 million, GPT-2 up to 1.5 billion. Only T5 with 11 billion, GPT-3 with 175 billion and Llama with 6.7 to 65 billion reach into the grey band."}}
+# %% mystnb={"figure": {"name": "fig-lm-map", "caption": "Parameters of the neural models of the map, from the smallest to the largest published size, by the counts in their papers (the smaller RoBERTa: in its repository; BART: our count). The grey band is what document 001 calls usual: several billion to several hundred billion."}, "image": {"alt": "Dot chart on a logarithmic scale with one row for each model from 2014 to 2025. Most lie between 60 million and 1.5 billion parameters: BERT 110 to 340 million, BART about 140 to 400 million, GPT-2 up to 1.5 billion. Only T5 with 11 billion, GPT-3 with 175 billion and Llama with 6.7 to 65 billion reach into the grey band."}}
 names, ax = [row[0] for row in published], None
 for objective in "next token", "masked or damaged text":
     large = [row[3] * 1e6 if row[1] == objective else math.nan for row in published]
@@ -1439,8 +1441,8 @@ print(f"{len(inside)} of {len(published)} reach two billion parameters:", ", ".j
 # What does it mean to predict text? To give, after every history, a probability to every token
 # that may follow; by the chain rule this is a probability for every text. How do we measure how
 # well it is done? By the probability given to a text that the model has not seen, written as bits
-# per byte. Here is the whole chapter on that ruler, on the validation plays and, for the first and
-# only time, on the test plays.
+# per byte. Here is the whole chapter on that ruler, on the validation plays and once on the test
+# plays.
 
 # %%
 test = shakespeare.text("test")
@@ -1478,8 +1480,8 @@ Markdown(tabulate(results, headers, tablefmt="pipe", floatfmt=("", ".2f", ".2f",
 # - Negative log-likelihood per token is cross-entropy; it cannot fall below the entropy of the
 #   source ({prf:ref}`thm-lm-gibbs`). Perplexity is its exponential, the number of equally likely
 #   choices.
-# - Perplexity depends on the tokens, bits per byte do not. An `<unk>` makes perplexity look better
-#   the less the model knows.
+# - Perplexities can be compared only where the tokens are the same, bits per byte everywhere. An
+#   `<unk>` makes perplexity look better the less the model knows.
 # - A model is a compressor, and its bits are file size. A 5-gram model beats `gzip`, `bz2` and
 #   `lzma` on plays.
 # - More data helps by less and less, only as far as the model can use it, and only if it is the

@@ -277,8 +277,8 @@ Markdown(tabulate(rows, header, "pipe", floatfmt=".3f"))
 #
 # Even text that nobody touched is not unique. Unicode {cite}`unicode` often has more than one way to write what a
 # reader takes for the same thing. It defines two {term}`normalisation <Unicode normalization>` forms for us: **NFC**
-# joins letters and their accents where one {term}`code point` exists for both, and changes nothing a reader could see.
-# **NFKC** also replaces "compatible" characters, and that does change what is seen.
+# joins letters and their accents where one {term}`code point` exists for both, and changes nothing a reader could see
+# but a few rare ideographs. **NFKC** also replaces "compatible" characters, and that does change what is seen.
 
 # %%
 samples = {
@@ -744,9 +744,9 @@ print(tabulate(rows, ["", *sizes], "plain", floatfmt=".1f"))
 # ## Features people once extracted
 #
 # The first essay lists, as the second step of training a large language model, "extract meaningful features, such as
-# word frequency, part of speech, sentence structure". That was the right description of language processing until about
-# 2010 {cite}`manningschuetze1999`. It is not how language models are trained today. We look at each feature, because
-# each taught something that models now have to learn by themselves.
+# word frequency, part of speech, sentence structure". That was the right description of language processing for decades
+# {cite}`manningschuetze1999`. It is not how language models are trained today. We look at each feature, because each
+# taught something that models now have to learn by themselves.
 #
 # **Word frequency** finds what a document is about, once words that occur everywhere are discounted. The weight of a
 # word is its frequency in the document times $\log(D / D_w)$, where $D_w$ of the $D$ documents hold the word:
@@ -894,8 +894,8 @@ Markdown(tabulate(rows, header, "pipe", floatfmt=".3f"))
 # A {term}`tokenizer` cuts text into pieces and numbers them. Which pieces? The two obvious answers fail in opposite
 # ways.
 #
-# - **Characters**: never more than a few hundred, no unknown words; but a text becomes very long, and a model must
-#   learn to spell before it can learn anything else.
+# - **Characters**: about a hundred for English, thousands for Chinese, and hardly ever an unknown one; but a text
+#   becomes very long, and a model must learn to spell before it can learn anything else.
 # - **Words**: short texts; but the last section showed that the list never ends, and each rare word gets a row of its
 #   own that hardly any data supports.
 #
@@ -926,11 +926,11 @@ Markdown(tabulate(rows, header, "pipe", floatfmt=".2f"))
 
 # %% [markdown]
 # Two hundred words are not two hundred tokens, and the ids that a tokenizer gives are not "word ids", as one essay
-# has it ({ref}`err-bytes-words`). All three give the text back exactly, which is what `assert` checks. `Words`
-# manages that by *byte fallback*: a word that is not in the list is spelled in single bytes
-# {cite}`kudorichardson2018`. The classical way is one symbol for everything unknown, and it is a trap. Whoever
-# replaces hard words by `<unk>` deletes the hard part of the exam: the score improves, and the text is gone. Keras
-# goes one step further and drops unknown words without a trace. Our ruler refuses both:
+# has it ({ref}`err-bytes-words`). All three give the text back exactly, which is what `assert` checks. `Words` manages
+# that by *byte fallback*: a word that is not in the list is spelled in single bytes, as Llama spells characters that
+# are not in its list {cite}`touvron2023llama`. The classical way is one symbol for everything unknown, and it is a
+# trap. Whoever replaces hard words by `<unk>` deletes the hard part of the exam: the score improves, and the text is
+# gone. Keras goes one step further and drops unknown words without a trace. Our ruler refuses both:
 
 # %%
 old_style = Words.train(train, vocab_size=4096, byte_fallback=False)
@@ -1163,8 +1163,9 @@ print(units.decode(units.encode(typed, specials=True)))
 
 # %% [markdown]
 # **The vocabulary outlives its text.** A token that was frequent where the tokenizer was trained and absent where the
-# model was trained keeps its random starting values. When it does turn up, the model has never learnt what to do
-# with it. Here is how many of the plays' tokens Wikipedia never uses:
+# model was trained is never read in training. Its vector is moved at most by weight decay and, where one table serves
+# both ends of a model, by being pushed away as a wrong answer. When it does turn up, the model has never learnt what to
+# do with it. Here is how many of the plays' tokens Wikipedia never uses:
 
 # %%
 used = set(kinds["BPE"].encode(corpora["wikipedia"].text("train")))
@@ -1440,9 +1441,9 @@ Markdown(tabulate(rows, ["step", "what it loses", "measured", "can be undone"], 
 #
 # - Read the card before the corpus. Clean what is not language, and nothing else: case and punctuation carried about a
 #   sixth of the information in the plays.
-# - Normalise to NFC, never to NFKC; rest on bytes, which are safe for every text.
+# - Normalise to NFC, and never to NFKC what must be written again; rest on bytes, which are safe for every text.
 # - Copies between splits make any model look good. Exact copies are found by a hash, near copies by shingles and
-#   MinHash, whose agreement *is* the Jaccard similarity.
+#   MinHash, whose agreement is, on average, the Jaccard similarity.
 # - A few words make half of every text and most types are rare. Zipf's law shows that, and no more: random typing obeys
 #   it as well. New words never end; a hapax count tells how fast they come.
 # - Where text is scarce, folded case helps, and stems and endings are worth as much as the plain word; where it is

@@ -21,7 +21,7 @@
 # *About three minutes on two cores. You need {ref}`ch-concepts` for cross-entropy, perplexity and bits per byte, and
 # {ref}`ch-text` for the tokenizers and the corpora.*
 #
-# From the 1970s until about 2010 the best {term}`language model` was a table of counts. Nothing in it is trained by
+# From the 1970s until about 2010 the usual {term}`language model` was a table of counts. Nothing in it is trained by
 # gradient descent. You read a text once, count, and divide. The difficulty is what to say about everything you have
 # *not* counted, and almost all of this chapter is about that one question.
 #
@@ -336,7 +336,7 @@ print(f"impossible: {nats.isinf().double().mean():.3f} of the validation tokens"
 #
 # In code a method is one short function, `split`, that returns what is kept and what is reserved; `NGram` does the
 # rest. To see how little is left to say, here is a method in three lines. It takes a fixed share $\lambda$ of every
-# row, an idea of Jelinek and Mercer {cite}`jelinekmercer1980`.
+# row, the plainest form of an idea of Jelinek and Mercer {cite}`jelinekmercer1980`.
 
 
 # %% mystnb={"figure": {"name": "fig-ng-jm", "caption": "Jelinek-Mercer interpolation in one picture: every seen word pays the same share, 0.3, and the unigram model distributes it."}, "image": {"alt": "Bars for seven words after the word the. Compared with maximum likelihood, house, malt, rat and cat lose some height, and dog, Jack and that, which had none, get a little."}}
@@ -635,9 +635,10 @@ Markdown(tabulate(rows, heads, tablefmt="pipe", floatfmt=".1f"))
 # {numref}`tab-ng-francisco` lists them. "Pedro" follows "Don", "Ephesus" follows "of", and "sirrah", which a master
 # says to a servant, follows a comma. After any other word, their frequency says nothing about them.
 #
-# {term}`Kneser-Ney smoothing` {cite}`kneserney1995` keeps {eq}`eq-ng-absolute` and replaces the shorter model's
-# counts by continuation counts. The rule is more than a good intuition. It follows from a demand that any sensible
-# bigram model should meet: averaged over its contexts, it must reproduce the frequencies of the single words.
+# {term}`Kneser-Ney smoothing` {cite}`kneserney1995`, here in its interpolated form {cite}`chengoodman1999`, keeps
+# {eq}`eq-ng-absolute` and replaces the shorter model's counts by continuation counts. The rule is more than a good
+# intuition. It follows from a demand that any sensible bigram model should meet: averaged over its contexts, it must
+# reproduce the frequencies of the single words.
 #
 # ```{prf:theorem} Kneser and Ney
 # :label: thm-ng-kn
@@ -817,11 +818,11 @@ ax = plots.lines(range(1, 7), curves, "order n", "bits per byte (validation)")
 legend = ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
 
 # %% [markdown]
-# {numref}`tab-ng-methods` and {numref}`fig-ng-methods` say three things. Up to order 2 the methods hardly differ:
-# there is little unseen, and so little to disagree about. Beyond that, smoothing is everything. Add-k and
-# Good–Turing, which share the reserve evenly, get *worse* with each order, since more and more of their predictions
-# come from the uniform distribution. And of the methods that ask a shorter context, only the Kneser–Ney family keeps
-# what it has gained; the others are best at order 3.
+# {numref}`tab-ng-methods` and {numref}`fig-ng-methods` say three things. Up to order 2 the methods hardly differ, the
+# untuned Jelinek–Mercer excepted: there is little unseen, and so little to disagree about. Beyond that, smoothing is
+# everything. Add-k and Good–Turing, which share the reserve evenly, get *worse* with each order, since more and more of
+# their predictions come from the uniform distribution. And of the methods that ask a shorter context, only the
+# Kneser–Ney family keeps what it has gained; the others are best at order 3.
 #
 # Are the small differences real? The intervals of two methods overlap widely, but that is the wrong comparison: both
 # find the same passages hard. Since all methods score the same text, `Score.minus` resamples their *difference*,

@@ -68,8 +68,8 @@ plots.use_style()
 
 # %% [markdown]
 # The corpus, the split and the tokens are those of {ref}`ch-ngram`: Shakespeare by play, {term}`byte-level BPE` with
-# 1,024 tokens. Its best model on these tokens was modified {term}`Kneser-Ney smoothing` of order 5, and it stands
-# beside everything in this chapter.
+# 1,024 tokens. Its best model on these tokens was modified {term}`Kneser-Ney smoothing` of order 6. Order 5 is as good
+# to three decimals, and stands beside everything in this chapter.
 
 # %%
 V = 1024
@@ -351,9 +351,9 @@ glue("rnn_kn5", bar.bits_per_byte, display=False)
 
 # %% [markdown]
 # {glue:text}`rnn_mlp:.2f` bits per byte: not close to the {glue:text}`rnn_kn5:.2f` of Kneser–Ney, which looks at the
-# same four tokens before each prediction. In its defence, the network saw {glue:text}`rnn_tokens:.1f` times the
-# length of the training text, in seconds, and holds everything it learnt in a fortieth of the numbers. Counting is a
-# very efficient use of little computing time. We note it, and come back with more time below.
+# same four tokens before each prediction. In its defence, the network saw {glue:text}`rnn_tokens:.1f` times the length
+# of the training text, in seconds, and has a fifteenth as many parameters as the table has n-grams. Counting is a very
+# efficient use of little computing time. We note it, and come back with more time below.
 #
 # What did it buy? Words have vectors now, so a word has neighbours: the tokens whose vectors point in the most similar
 # direction (largest cosine). After so short a training few of them are of a kind; {numref}`tab-rnn-neighbours` below
@@ -718,7 +718,8 @@ for name, used in (("plain", g), ("clipped", g * min(1, 1 / abs(g)))):
 # n_t = \tanh\bigl(W_n x_t + b_n + r_t \odot (U_n h_{t-1} + b'_n)\bigr).
 # $$ (eq-rnn-gru)
 #
-# By hand, in the order of {eq}`eq-rnn-lstm-gates` and {eq}`eq-rnn-lstm`, and against `minilm` and PyTorch:
+# (The paper multiplies $r_t$ into the state before $U_n$; this is PyTorch's form.) By hand, in the order of
+# {eq}`eq-rnn-lstm-gates` and {eq}`eq-rnn-lstm`, and against `minilm` and PyTorch:
 
 # %%
 torch.manual_seed(2)
@@ -815,8 +816,8 @@ for name, runs in short.items():
 # %% [markdown]
 # The cliff is gone. And it is not moved further out: it is gone, ten times beyond the longest training sentence. The
 # networks did not store 16 nouns times ten fillers to the power of $k$. They found that fillers do not matter, which is
-# what the last chapter said a table can never know. Even the plain network does it: the noun's number sits in a unit
-# that saturates, and saturated units keep their value.
+# what the last chapter said a table can never know. Even the plain network does it. It can: a unit that feeds itself
+# strongly, like the switch of {numref}`fig-rnn-cliff`, stays where it was put.
 #
 # It had to be *taught* on short distances, though. Now let the training sentences have up to 20 fillers. The task is
 # the same; what is rarer is the short sentence from which the signal has only a few steps to travel.
@@ -1222,13 +1223,14 @@ for name, mean in middle(copies).items():
 # %% [markdown]
 # The longer the list, the less of it survives, and a wider state helps only so far ({numref}`fig-rnn-copy`). Counting
 # bits, 64 numbers could hold hundreds of letters; what gradient descent finds in these 500 steps holds a handful.
-# This is the wall that translation ran into. A sentence had to be pressed into one vector before its translation
-# could begin {cite}`sutskever2014`, and long sentences suffered, until Bahdanau and colleagues let the network look
-# back at all earlier states and choose {cite}`bahdanau2015`. That look back is called {term}`attention`, and the next
-# chapter derives it.
+# This is the wall that translation ran into. A sentence had to be pressed into one vector before its translation could
+# begin {cite}`cho2014,sutskever2014`. In Cho's model long sentences suffered, until Bahdanau and colleagues let the
+# network look back at all earlier states and choose {cite}`bahdanau2015`. That look back is called {term}`attention`,
+# and the next chapter derives it.
 #
 # There is a second wall, of time. In {eq}`eq-rnn-elman` step $t$ cannot start before step $t - 1$ is done. A hundred
-# processors read a text no faster than one. Scoring by counts has no such order, and neither has attention.
+# processors can share the work of one step, and no more. Scoring by counts has no such order, and neither has
+# attention.
 
 # %% tags=["nbval-ignore-output"]
 for T in (64, 4096):
@@ -1458,7 +1460,7 @@ torch.testing.assert_close(cache.state[0], alone)
 # ## Further reading
 #
 # - Bengio and colleagues {cite}`bengio2003` is the paper to read first: embeddings, the curse, and a mixture with a
-#   trigram, twenty years before anyone spoke of large models.
+#   trigram, four years before a paper had "Large Language Models" in its title {cite}`brants2007`.
 # - Pascanu and colleagues {cite}`pascanu2013` on exploding gradients and clipping; Bengio and colleagues
 #   {cite}`bengio1994` on why long memories are hard for gradient descent as such.
 # - Hochreiter and Schmidhuber {cite}`hochreiter1997`, Gers and colleagues {cite}`gers2000`, Cho and colleagues

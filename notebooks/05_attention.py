@@ -293,7 +293,9 @@ print("smallest eigenvalue is 0:", torch.linalg.eigvalsh(J)[0].abs().item() < 1e
 # - The rows sum to zero: what one token gains in attention, the others lose. The direction $(1, \dots, 1)$ is the
 #   shift that changes nothing.
 # - $J$ is the covariance matrix of a one-hot vector drawn from $p$. So it is symmetric, and no eigenvalue is negative.
-# - If $p$ is one-hot, $J = 0$. A softmax that is *certain* has no gradient. It cannot learn that it was wrong.
+# - If $p$ is one-hot, $J = 0$. Inside a network a softmax that is *certain* passes no gradient. It cannot learn that it
+#   was wrong. (At the output the logarithm of the loss repairs this: the gradient there is model minus text,
+#   {ref}`sec-rnn-softmax`.)
 #
 # The last point is the important one. {numref}`fig-at-saturation` shows it for sixteen scores drawn from a normal
 # distribution and multiplied by $s$.
@@ -320,9 +322,9 @@ for name, curve in curves.items():
 # ## Why the square root
 #
 # Now the $\sqrt{d_k}$ of {eq}`eq-at-attention`. Let the entries of a query and a key be independent, with mean 0 and
-# variance 1, as they are when a layer starts out. Each product $q_i k_i$ has mean
-# $\mathrm{E}[q_i]\,\mathrm{E}[k_i] = 0$ and variance $\mathrm{E}[q_i^2]\,\mathrm{E}[k_i^2] = 1$. A sum of $d_k$
-# independent terms adds up their variances:
+# variance 1. (That is an assumption: how large they really are when a layer starts out, its first weights decide,
+# {ref}`sec-tf-init`.) Each product $q_i k_i$ has mean $\mathrm{E}[q_i]\,\mathrm{E}[k_i] = 0$ and variance
+# $\mathrm{E}[q_i^2]\,\mathrm{E}[k_i^2] = 1$. A sum of $d_k$ independent terms adds up their variances:
 #
 # $$
 # \operatorname{Var}(q \cdot k) = \sum_{i=1}^{d_k} \operatorname{Var}(q_i k_i) = d_k .
@@ -366,9 +368,10 @@ for d in (4, 64, 1024):
 
 
 # %% [markdown]
-# The argument speaks of the start. During training queries and keys stop being independent, which is the purpose of
-# training, and then scores may grow with $d_k$ or with time. Some newer models therefore also normalise each query and
-# key (`qk_norm` in our layer), which bounds the scores by $\sqrt{d_k}$ for good {cite}`henry2020`.
+# The argument speaks of independent entries. During training queries and keys stop being independent, which is the
+# purpose of training, and then scores may grow with $d_k$ or with time. Some newer models therefore also normalise each
+# query and key {cite}`henry2020`. In our layer (`qk_norm`) this bounds the scores by $\sqrt{d_k}$; where the norm has a
+# learnt gain, as in most models, the gain moves the bound.
 #
 # (sec-at-printed)=
 # ## The formula of document 2
@@ -1220,7 +1223,7 @@ print("token by token = all at once;", cache.k.numel() + cache.v.numel(), "numbe
 
 # %%
 shapes = {
-    "12 layers, 12 heads of 64 (GPT-2 small)": (12, 12, 64),
+    "12 layers, 12 heads of 64 (as in GPT-2)": (12, 12, 64),
     "32 layers, 32 heads of 128": (32, 32, 128),
 }
 shapes["32 layers, 8 key-value heads of 128"] = (32, 8, 128)
@@ -1246,8 +1249,8 @@ for name, (L, G, d_k) in shapes.items():
 #
 # - Attention is kernel smoothing with a learnt kernel: softmax over products of queries and keys, averaging values.
 # - The weights are applied to values only. Put $W^V$ in their place and the text disappears from the average.
-# - The Jacobian of the softmax is $\operatorname{diag}(p) - pp^\top$. A certain softmax has no gradient, hence the
-#   square root: $\operatorname{Var}(q \cdot k) = d_k$.
+# - The Jacobian of the softmax is $\operatorname{diag}(p) - pp^\top$. Inside a network a certain softmax passes no
+#   gradient, hence the square root: $\operatorname{Var}(q \cdot k) = d_k$.
 # - The causal mask goes in before the softmax. A training loss that is too good is the sign that it is missing.
 # - Heads are parallel look-ups whose results are summed; their number costs no parameters.
 # - Without positions attention sees a set. Rotary positions put the distance, and only the distance, into the score.

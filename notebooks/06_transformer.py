@@ -219,7 +219,7 @@ print(f"{len(added)} additions, and their sum with the input is the output")
 # higher *training* error than shallow ones, although a deep network could copy the shallow one and let the remaining
 # layers do nothing {cite}`he2016`. Gradients were not the reason, in their judgement: normalisation kept those
 # healthy. "Doing nothing" is what was hard to learn. A residual block does nothing when its sublayer outputs zero, and
-# that is where it almost is when training starts.
+# small first weights put it near there.
 #
 # Both effects exist, and below they are measured apart.
 #
@@ -485,7 +485,7 @@ for norm_first in (True, False):
 # * - `n_kv_heads`
 #   - as many as heads
 #   - as many as heads
-#   - fewer {cite}`ainslie2023`
+#   - as many at first, then fewer {cite}`ainslie2023`
 # * - `bias`
 #   - yes
 #   - yes
@@ -611,9 +611,9 @@ glue("tf_grown", grown.item(), display=False)
 # stream grows by a factor of {glue:text}`tf_grown:.1f` and the gradient by {glue:text}`tf_pre:.1f`.
 #
 # Then what was wrong with post-norm, whose gradient shrank only to {glue:text}`tf_post:.1f`? Look at the gradients of
-# the *weights* in the last layer, which decide how large the first steps of training are. Xiong and colleagues proved
-# that under post-norm they do not depend on the depth, and under pre-norm fall like $1/\sqrt L$ {cite}`xiong2020`:
-# the top of a pre-norm stack adds one term to a sum of $2L$.
+# the *weights* in the last layer, which decide how large the first steps of plain gradient descent are. Xiong and
+# colleagues proved bounds for them. Under post-norm the bound does not depend on the depth, under pre-norm it falls
+# like $1/\sqrt L$ {cite}`xiong2020`: the top of a pre-norm stack adds one term to a sum of $2L$.
 
 # %% mystnb={"figure": {"name": "fig-tf-last", "caption": "Length of the gradient with respect to the MLP weights of the last layer, at the start of training, by depth of the stack. Means of three draws of the weights."}, "image": {"alt": "Two curves over 2, 8 and 32 layers. Post-norm is flat near 800. Pre-norm falls, steeply at first, from about 700 to about 200."}}
 DEPTHS = (2, 8, 32)
@@ -635,10 +635,10 @@ for name, line in last.items():
 print(f"1/sqrt(L) predicts {(2 / 32) ** 0.5:.2f}")
 
 # %% [markdown]
-# {numref}`fig-tf-last` confirms it. In a deep post-norm stack the last layers get steps as large as if they were
-# alone, and in the first steps they move far before the layers below have anything to tell them. That is why the first
-# Transformers needed a long warm-up of the learning rate ({ref}`ch-training`), and why they were rarely deeper than
-# twelve or twenty-four layers.
+# {numref}`fig-tf-last` agrees. In a deep post-norm stack plain gradient descent moves the last layers as far as if they
+# were alone, before the layers below have anything to tell them. Xiong and colleagues see in this the reason why the
+# first Transformers needed a long warm-up of the learning rate. (They were trained with Adam, for which the argument is
+# incomplete: Adam divides by the size of the gradient, {ref}`ch-training`.)
 #
 # ### Does it train?
 #
@@ -691,18 +691,18 @@ for label, mean, (low, high) in zip(labels, means, ranges, strict=True):
 
 # %% [markdown]
 # {numref}`fig-tf-trained` is He's finding in miniature: in these eighty steps the *deeper* network has the higher
-# *training* loss in every variant, the pre-norm stack included. At two layers a residual connection is enough. At
-# eight, only the pre-norm stack has learnt more than the frequencies of the characters. (Patience and a careful
-# learning rate rescue post-norm; that is what the original paper had. The point is how much care each design asks
-# for.)
+# *training* loss in every variant that learns anything, the pre-norm stack included. At two layers a residual
+# connection is enough for that. At eight, only the pre-norm stack has learnt more than the frequencies of the
+# characters. (Patience and a careful learning rate rescue post-norm; that is what the original paper had. The point is
+# how much care each design asks for.)
 #
 # (sec-tf-init)=
 # ## The first weights
 #
-# Weights must start somewhere. GPT-2's recipe has two rules. Every matrix is drawn from a normal distribution with
-# standard deviation 0.02, as in the first GPT {cite}`radford2018`, and the matrices that write into the stream, the
-# last of each sublayer, are scaled down once more, by $1/\sqrt{2L}$ {cite}`radford2019`. The second rule can be
-# derived, and the first can be justified.
+# Weights must start somewhere. GPT-2's recipe has two rules. Every matrix but the table of positions is drawn from a
+# normal distribution with standard deviation 0.02, as in the first GPT {cite}`radford2018`, and the matrices that write
+# into the stream, the last of each sublayer, are scaled down once more, by $1/\sqrt{2L}$ {cite}`radford2019`. The
+# second rule can be derived, and the first can be justified.
 #
 # **Why scale what is added.** The $2L$ sublayers of {eq}`eq-tf-stream` add nearly independent vectors at the start, and
 # variances of independent terms add up. Unscaled, the variance of the stream grows in proportion to the depth; scaled
@@ -1007,9 +1007,9 @@ heads = ["GPT-2", "layers", "width", "tables", "attention", "MLP", "norms", "par
 Markdown(tabulate(rows, heads, tablefmt="pipe", disable_numparse=True))
 
 # %% [markdown]
-# The paper gives other numbers, 117, 345, 762 and 1542 million {cite}`radford2019`. Its authors corrected the first
-# two on publication of the code: the model sold as "117M" has 124 million parameters. A formula that is checked
-# against the tensors is worth the trouble.
+# The paper gives other numbers, 117, 345, 762 and 1542 million {cite}`radford2019`. Its authors corrected them later,
+# in the repository of the code: the model first released as "117M" has 124 million parameters. A formula that is
+# checked against the tensors is worth the trouble.
 #
 # Small models look different from large ones. In GPT-2 small nearly a third of the parameters are tables; in XL it is
 # five in a hundred. Comparisons by "number of parameters" between models with different vocabularies should say
@@ -1381,7 +1381,7 @@ print({name: crossover(shape) for name, shape in family.items()})
 #
 # - Vaswani and colleagues {cite}`vaswani2017`: the paper. Read section 3 with {numref}`fig-tf-block` beside it.
 # - He and colleagues {cite}`he2016` on residual networks; the introduction is the argument about degradation.
-# - Xiong and colleagues {cite}`xiong2020` prove what {numref}`fig-tf-last` shows.
+# - Xiong and colleagues {cite}`xiong2020` prove bounds for what {numref}`fig-tf-last` measures.
 # - Elhage and colleagues {cite}`elhage2021` read the residual stream as a channel that layers write to and read from;
 #   Geva and colleagues {cite}`geva2021` read the MLP as a memory.
 # - Kaplan and colleagues {cite}`kaplan2020` count parameters and FLOPs in their table 1, and draw conclusions from

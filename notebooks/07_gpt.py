@@ -246,8 +246,8 @@ print("by hand = autograd = finite differences; every row sums to zero")
 # - The true token is pushed up by $1 - p_w$, the others down by what they hold. A token that was certain and came is
 #   left alone. Learning is driven by surprise.
 # - On average over the text, the push on a token is zero exactly when the model predicts it as often as it occurs. A
-#   model whose training has converged is {term}`calibrated <calibration>` at least in this weak sense. We test that on
-#   the trained GPT below.
+#   model with a free bias for each token is, once training has converged, {term}`calibrated <calibration>` at least in
+#   this weak sense. The GPT below has no such bias, so it may only come near. We test how near.
 # - Accuracy does not appear. Whether $w$ was the first guess makes no difference to {eq}`eq-gpt-gradient`
 #   ({ref}`err-accuracy-objective`).
 #
@@ -258,12 +258,12 @@ print("by hand = autograd = finite differences; every row sums to zero")
 # ## The first loss, predicted
 #
 # Before training, a model should know nothing and be sure of nothing: all tokens equally likely, so a loss of $\log
-# V$. Ours is nearly there, and how nearly can be calculated. Embeddings start as normal numbers with standard
-# deviation $s$, position vectors with $s_p$, both 0.02 in GPT-2. The last norm gives the stream $x$ a length of
-# $\sqrt{D}$, so the logit $z_v = \langle x, e_v \rangle$ of an unrelated token is normal with variance $s^2 D$, and
-# the mean of $e^{z_v}$ is $e^{s^2 D / 2}$. One token is not unrelated. The output layer is the embedding table, and
-# the stream still carries the embedding of the token just read, so *its* logit is $c = s^2 D / \sqrt{s^2 + s_p^2}$. For
-# a target drawn at random,
+# V$. Ours is nearly there, and how nearly can be calculated. Embeddings start as normal numbers with standard deviation
+# $s$, position vectors with $s_p$, both 0.02 here (OpenAI's GPT-2 draws positions with 0.01). The last norm gives the
+# stream $x$ a length of $\sqrt{D}$, so the logit $z_v = \langle x, e_v \rangle$ of an unrelated token is normal with
+# variance $s^2 D$, and the mean of $e^{z_v}$ is $e^{s^2 D / 2}$. One token is not unrelated. The output layer is the
+# embedding table, and the stream still carries the embedding of the token just read, so *its* logit is $c = s^2 D /
+# \sqrt{s^2 + s_p^2}$. For a target drawn at random,
 #
 # $$
 # \mathbb{E}[\ell] = \mathbb{E}\Bigl[\log \sum_v e^{z_v}\Bigr] - \mathbb{E}[z_w] \approx
@@ -453,11 +453,11 @@ for start in (0, 90, 190, 390):
     print(f"steps {start + 1:3} to {start + 10}: {mean:.1f} nats a character")
 
 # %% [markdown]
-# The order in which things are learnt is always the same. First the frequencies: spaces and *e* come out about as
-# often as they should, and the loss is down to that of a {term}`unigram` model. Then which letter follows which; then
-# short words, lines of the right length, capitals at their start, speakers with a full stop. Each stage is a longer
-# context put to use, and each costs more steps than all before it. The model is climbing the ladder of
-# {ref}`ch-ngram`, by itself, on one objective.
+# The order in which things are learnt can be read off. First the frequencies: spaces and *e* come out about as often as
+# they should, and the loss is down to that of a {term}`unigram` model. Then which letter follows which; then short
+# words, lines of the right length, capitals at their start, speakers with a full stop. Each stage is a longer context
+# put to use, and each costs more steps than the one before. The model is climbing the ladder of {ref}`ch-ngram`, by
+# itself, on one objective.
 #
 # (sec-gpt-leak)=
 # ## A loss too good to be true
@@ -892,10 +892,10 @@ Markdown(
 #
 # ### Are its probabilities frequencies?
 #
-# {eq}`eq-gpt-gradient` promised that training balances the pushes: averaged over the text, a token's probability
-# should equal its frequency. On the training text this is a matter of the optimizer. On the *validation* plays it is a
-# prediction, and a fixed list of frequencies, learnt from other plays, is the baseline. The distance between two
-# distributions is the share of mass that one would have to move, half the sum of the differences.
+# If training balanced the pushes of {eq}`eq-gpt-gradient`, a token's probability, averaged over the text, would equal
+# its frequency. How near does the GPT come? On the *validation* plays this is a prediction, and a fixed list of
+# frequencies, learnt from other plays, is the baseline. The distance between two distributions is the share of mass
+# that one would have to move, half the sum of the differences.
 
 
 # %% tags=["nbval-ignore-output"]
@@ -926,8 +926,7 @@ print(
 # %% [markdown]
 # Zero would mean that the model expects each token exactly as often as it comes. The list of frequencies describes the
 # average of the training plays; the GPT reads before it speaks and could adapt to the page. By this measure it hardly
-# does yet. What matters more: training by {eq}`eq-gpt-gradient` has left the average balanced, though nobody asked for
-# balance.
+# does yet. What matters more: nobody asked for averages, and they came out a little nearer than the list.
 #
 # ## What it writes
 #
@@ -943,7 +942,7 @@ print("ROMEO.\nOnce upon a time" + written(gpt, units, 100, prompt="ROMEO.\nOnce
 # Lines have the length of verse, speeches have speakers, sentences agree for a few words. No speech has a subject,
 # and nothing adds up. That is what a loss of this size buys. {ref}`ch-generation` shows, on a model of about this
 # size, how much depends on choosing carefully among what a model offers, and document 1's "creative" stories
-# ({ref}`err-quality-claims`) need a model that is a thousand times larger.
+# ({ref}`err-quality-claims`) need a larger model, or more training, than we have here.
 #
 # (sec-gpt-overfitting)=
 # ## Overfitting, on purpose
@@ -1161,7 +1160,7 @@ print(tokenizer.decode(outputs[0]))
 # - A GPT of minutes is level with counting and one of half an hour is ahead. They err differently; a mixture beats
 #   both.
 # - Overfitting shows in two curves, never in one. More text cures it; stopping in time and dropout soften it.
-# - Who has read a line often recites it; who has read it once does not.
+# - A line that was read often is recited far more easily than one that was read once.
 # - The same weights give the same logits in `transformers`, and run everything that is written for GPT-2.
 #
 # ## Exercises

@@ -526,9 +526,9 @@ print(f"relative difference from torch.optim.Muon: {(peer - mine).norm() / mine.
 # their rounding errors with them. Made to compute in float64, PyTorch's Muon agrees with ours to twelve digits (a test
 # of the package says so).
 #
-# Two custom rules. Embeddings, the output layer, gains and biases stay with AdamW: a row of the embedding belongs to
-# one token, and tokens that did not occur must not move. And the weights of queries, keys and values, which share one
-# tensor for speed, are three maps and are orthogonalised apart.
+# Two custom rules. Embeddings, the output layer, gains and biases stay with AdamW {cite}`jordan2024`: a row of the
+# embedding belongs to one token, and its step should not depend on the rows of all others. And the weights of queries,
+# keys and values, which share one tensor for speed, are three maps and are orthogonalised apart.
 #
 # In {numref}`fig-tr-sweep` the best losses are {glue:text}`tr_best_sgd:.2f` for SGD, {glue:text}`tr_best_adamw:.2f`
 # for AdamW and {glue:text}`tr_best_muon:.2f` for Muon, each at its own rate, in as many steps. Steps are not seconds:
@@ -664,7 +664,7 @@ for name, reached in by_batch.items():
 #
 # The theorem has a trap in it. The weight is $n_j/n$, the share of *targets*, and not $1/k$, the share of parts. With
 # padding, or with prompts that are not scored, these differ. A widely used library averaged over parts for years before
-# somebody noticed {cite}`unsloth2024`.
+# it was mended {cite}`unsloth2024`.
 
 
 # %%
@@ -740,11 +740,8 @@ rows = []
 for dtype in (torch.float64, torch.float32, torch.bfloat16, torch.float16):
     info = torch.finfo(dtype)
     rows.append([str(dtype)[6:], f"{info.eps:.1e}", f"{info.tiny:.0e}", f"{info.max:.0e}"])
-Markdown(
-    tabulate(
-        rows, ["format", "gap at 1", "smallest", "largest"], tablefmt="pipe", disable_numparse=True
-    )
-)
+heads = ["format", "gap at 1", "smallest normal", "largest"]
+Markdown(tabulate(rows, heads, tablefmt="pipe", disable_numparse=True))
 
 # %% [markdown]
 # The gap of 0.0078 in {numref}`tab-tr-formats` is a trap. A step of training changes a weight by a small share of
@@ -859,9 +856,9 @@ for name, stream in ORDERS.items():
 # code after prose; then the end of the run decides what the model remembers. People use that on purpose, by saving the
 # best data for the end {cite}`grattafiori2024`.
 #
-# How often may a text be read? Up to about four passes are worth nearly as much as new text, and after some sixteen
-# there is hardly anything left to gain {cite}`muennighoff2023`. The Keras sample of the essays asks for a hundred
-# passes over a handful of sentences and watches no validation loss ({ref}`err-epochs`).
+# How often may a text be read? Up to about four passes are worth nearly as much as new text; then each is worth less,
+# and after some forty there is hardly anything left to gain {cite}`muennighoff2023`. The Keras sample of the essays
+# asks for a hundred passes over a handful of sentences and watches no validation loss ({ref}`err-epochs`).
 #
 # Everything random in a run of `minilm` is decided by the seed and the number of the step: initial weights, windows,
 # dropout. The same seed gives the same bits.

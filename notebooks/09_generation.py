@@ -631,8 +631,8 @@ for name, key in short.items():
 # There is a reason, and it is arithmetic, not linguistics. Throw a coin that shows heads with probability 0.6 a hundred
 # times. The single likeliest outcome is heads a hundred times, and nobody has ever seen it. Typical outcomes have
 # about sixty heads; each is less probable than the champion, but there are $10^{28}$ of them. Information theory calls
-# them the typical set: a source with entropy $H$ nats per symbol almost surely emits sequences whose surprisal per
-# symbol is close to $H$ {cite}`coverthomas2006`. Maximising probability leads out of this set.
+# them the typical set: long sequences from a stationary ergodic source with entropy $H$ nats per symbol almost surely
+# have a surprisal per symbol close to $H$ {cite}`coverthomas2006`. Maximising probability leads out of this set.
 #
 # The judge's column keeps us honest about the model. The judge, too, finds greedy and beam text bland, less surprising
 # than what people wrote, which it rates at {glue:text}`gen_judge_human:.1f` nats. But the text sampled at $T = 1$ it
@@ -953,9 +953,10 @@ print("64 beams find shorter lines than one; sampling stays within four tokens o
 # A processor likes to work on many rows at once, and rows of a {term}`batch` have one length. Prompts have not. So the
 # short ones are filled up with {term}`padding`, and the question is on which side, and who tells the model.
 #
-# `transformers` pads a decoder on the *left*, so that all rows end in their last real token, and passes a {term}`mask`
-# that hides the padding. `minilm` pads on the *right*: by causality no real token sees what stands to its right, so the
-# prompt needs no mask; the logits are read at each row's last real token, and the cache forgets the rest.
+# With `transformers` one pads a decoder on the *left* (its default is the right), so that all rows end in their last
+# real token, and passes a {term}`mask` that hides the padding. `minilm` pads on the *right*: by causality no real token
+# sees what stands to its right, so the prompt needs no mask; the logits are read at each row's last real token, and the
+# cache forgets the rest.
 
 # %%
 lines = ["ROMEO.\nO, she doth teach", "HAMLET.\nTo be, or not to be, that is the", "What"]
@@ -1274,9 +1275,10 @@ glue("gen_copied_plain", 100 * float(shares["T = 1"].mean()), display=False)
 # ```{exercise} Typical sampling
 # :label: ex-gen-typical
 #
-# Human text avoids the very likely as well as the very unlikely. Locally typical sampling {cite}`meister2023` takes
-# this literally. Rank the tokens by how far their surprisal $-\log p_i$ is from the entropy $H(p)$, nearest first; keep
-# the fewest that together hold probability `mass` or more; scale. Write `typical(logits, mass)` for one row of logits.
+# Meister and colleagues suppose that people choose words whose surprisal is near the entropy. Locally typical sampling
+# {cite}`meister2023` takes this literally. Rank the tokens by how far their surprisal $-\log p_i$ is from the entropy
+# $H(p)$, nearest first; keep the fewest that together hold probability `mass` or more; scale. Write
+# `typical(logits, mass)` for one row of logits.
 # ```
 
 

@@ -515,10 +515,11 @@ print(f"mean difference between the two orders: more than 0.1 nats: {apart > 0.1
 # ## Published weights
 #
 # The real BERT has 12 blocks of width 768, or 24 of 1024, and was trained on 3.3 billion words {cite}`devlin2019`. We
-# take a smaller relative with published weights. *all-MiniLM-L6-v2* has six blocks of width 384; it learned to imitate
-# the attention of a larger model {cite}`wang2020`, and was then tuned to give similar vectors to texts that belong
-# together {cite}`reimers2019`. It has lost its output layer on the way, so it cannot fill gaps any more. Everything
-# else of a BERT is there. Its card says what one may do with it, and what is not known about it:
+# take a smaller relative with published weights. *all-MiniLM-L6-v2* has six blocks of width 384: every second block of
+# a model that learned to imitate the attention of a larger one {cite}`wang2020`. It was then tuned to give similar
+# vectors to texts that belong together {cite}`reimers2019`. It has lost its output layer on the way, so it cannot fill
+# gaps any more. Everything else of a BERT is there. Its card says what one may do with it, and what is not known about
+# it:
 
 # %%
 card = data.card("all-minilm")
@@ -529,10 +530,10 @@ for field in ("source", "licence", "problems"):
 # ### WordPiece
 #
 # Weights are worth nothing without the tokenizer that they were trained with. BERT's is {term}`WordPiece`
-# {cite}`schuster2012,wu2016`. It first *tidies* a text: control characters go, capitals and accents go, every Chinese
-# character becomes a word. Then it cuts at white space and around every punctuation mark. Then each word is spelled
-# from the left, each time with the longest piece that there is. A piece that continues a word begins with `##`. By hand
-# that is a loop of six lines.
+# {cite}`schuster2012,wu2016`. It first *tidies* a text: control characters go, capitals and accents go in *uncased*
+# models such as ours, every Chinese character becomes a word. Then it cuts at white space and around every punctuation
+# mark. Then each word is spelled from the left, each time with the longest piece that there is. A piece that continues
+# a word begins with `##`. By hand that is a loop of six lines.
 
 
 # %%
@@ -557,9 +558,9 @@ for word in ("language", "unaffable", "perplexity", "tokenization", "語"):
 # %% [markdown]
 # How are the pieces chosen? Much as in the byte pair encoding of {ref}`ch-text`, by merging, with a score that asks
 # how much likelihood a merge gains. Three differences to {term}`byte-level BPE` matter in use. Text is lost: from the
-# ids nobody can tell *US* from *us*. A word with an unknown character becomes `[UNK]` as a whole, whereas bytes can
-# spell anything. And what a model pays for these tokens can no longer be divided by the bytes of the text, so even a
-# *causal* model on WordPiece would not stand in our table without more ado.
+# ids of an uncased model nobody can tell *US* from *us*. A word with an unknown character becomes `[UNK]` as a whole,
+# whereas bytes can spell anything. And what a model pays for these tokens can no longer be divided by the bytes of the
+# text, so even a *causal* model on WordPiece would not stand in our table without more ado.
 
 # %%
 for text in ("Élan vital", "elan VITAL", "US or us?", "naïve 語言 🙂"):
@@ -888,10 +889,11 @@ print(f"half width of a 95 % interval: {half_width(by_block, sizes[2]):.3f}")
 
 # %% [markdown]
 # Same reviews, same classifier, same sizes. The random split reports more, by over twice the half width of the
-# interval, and the surplus is not ability: it is the other half of the same films. Whoever compares a published 90 %
-# with an honest 88 % may throw away the better method. So the split of this book takes blocks: within each class
-# fifty neighbours stay together, seven blocks of ten train, one validates, two test, and what still nearly repeats a
-# later split is removed. A film may straddle the border of a block, so even this split flatters a little.
+# interval, and the surplus is hardly ability: the other half of the same films was there to learn from. Whoever
+# compares a published 90 % with an honest 88 % may throw away the better method. So the split of this book takes
+# blocks: within each class fifty neighbours stay together, seven blocks of ten train, one validates, two test, and what
+# still nearly repeats a later split is removed. A film may straddle the border of a block, so even this split flatters
+# a little.
 #
 # (On long reviews like these, the bag of words is hard to beat. With a clear opinion in hundreds of words, there are
 # always some that give it away {cite}`wangmanning2012`. The sentences of Rotten Tomatoes have twenty words on average,

@@ -49,6 +49,7 @@ from dataclasses import replace
 from difflib import SequenceMatcher
 from pathlib import Path
 
+import numpy as np
 import torch
 from IPython.display import Markdown
 from scipy.stats import binomtest
@@ -65,7 +66,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from minilm import data, multitask, ngram, plots, presets, tasks
+from minilm import data, metrics, multitask, ngram, plots, presets, tasks
 from minilm.attention import attention, attention_weights
 from minilm.beam import beam
 from minilm.contract import IGNORE, loss
@@ -514,9 +515,8 @@ def nearest(pairs, train):
 
 
 # %%
-def wilson(right, of):
-    low, high = binomtest(right, of).proportion_ci(method="wilson")
-    return f"{100 * right / of:.0f} [{100 * low:.0f}, {100 * high:.0f}]"
+def percent(hits):
+    return format(metrics.Estimate(*(100 * x for x in metrics.share(hits))), ".0f")
 
 
 answers_by_task = {}
@@ -539,12 +539,12 @@ for name, found in answers_by_task.items():
         if not where:
             continue
         hits = {
-            way: sum(texts[i] == test[i].target for i in where)
+            way: [texts[i] == test[i].target for i in where]
             for way, texts in found.items()
             if texts
         }
-        marks = [100 * hits[way] / len(where) if way in hits else None for way in ways]
-        rows.append((name, stratum, len(where), *marks, wilson(hits["T5"], len(where))))
+        marks = [100 * np.mean(hits[way]) if way in hits else None for way in ways]
+        rows.append((name, stratum, len(where), *marks, percent(hits["T5"])))
 heads = ["task", "new is the", "pairs", "copy", "nearest", "phrase book", "T5"]
 Markdown(tabulate(rows, heads, tablefmt="pipe", floatfmt=".0f", missingval="–"))
 
@@ -582,9 +582,9 @@ for name in ("fr", "zh", "date"):
     test, found = splits[name]["test"], answers_by_task[name]
     for template in sorted({pair.template for pair in test if pair.stratum == "template"}):
         where = [i for i, pair in enumerate(test) if pair.template == template]
-        hits = lambda texts, where=where, test=test: sum(texts[i] == test[i].target for i in where)
-        by_book = round(100 * hits(found["phrase book"]) / len(where)) if name != "date" else "–"
-        rows.append((name, template, len(where), by_book, wilson(hits(found["T5"]), len(where))))
+        hits = lambda texts, where=where, test=test: [texts[i] == test[i].target for i in where]
+        by_book = round(100 * np.mean(hits(found["phrase book"]))) if name != "date" else "–"
+        rows.append((name, template, len(where), by_book, percent(hits(found["T5"]))))
 heads = ["task", "template", "pairs", "phrase book", "T5"]
 Markdown(tabulate(rows, heads, tablefmt="pipe"))
 
@@ -693,7 +693,7 @@ for pair in dates:
         right[label].append(year(pair, hide))
 shares = torch.tensor(mass).mean(0)
 print(f"attention on the year's tokens: {shares[0]:.2f}, if it were uniform: {shares[1]:.2f}")
-rows = [(label, wilson(sum(hits), len(hits))) for label, hits in right.items()]
+rows = [(label, percent(hits)) for label, hits in right.items()]
 Markdown(tabulate(rows, ["hidden", "right, per cent"], tablefmt="pipe"))
 
 # %% [markdown]
@@ -730,12 +730,10 @@ labels = ["never", "once", *(f"{2**k}–{2 ** (k + 1) - 1}" for k in range(1, 7)
 # %% mystnb={"figure": {"name": "fig-t5-frequency", "caption": "Right translations by how often the rarest name of the phrase occurs in the training pairs. Whiskers: 95 % intervals."}, "image": {"alt": "A dot chart with a row for each number of occurrences, never at the top. Both languages are near zero for names never seen and climb with each doubling; from some dozens of occurrences on nearly all translations are right."}} tags=["nbval-ignore-output"]
 ax = None
 for label, groups in frequency.items():
-    hits = [(sum(groups[b]), len(groups[b])) for b in bins]
-    spread = [binomtest(k, n).proportion_ci(method="wilson") for k, n in hits]
-    spread = [(100 * low, 100 * high) for low, high in spread]
-    share = [100 * k / n for k, n in hits]
+    share, *ends = 100 * np.transpose([metrics.share(groups[b]) for b in bins])
+    spread = list(zip(*ends, strict=True))
     ax = plots.dots([labels[b] for b in bins], share, "right, per cent", spread, label, ax)
-    print(label, [f"{value:.0f}" for value in share], "of", [n for _, n in hits])
+    print(label, [f"{value:.0f}" for value in share], "of", [len(groups[b]) for b in bins])
 legend = ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
 
 # %%
@@ -747,11 +745,11 @@ for groups in frequency.values():
 print("never: nearly nothing; 2 to 15 times: in between; 32 times or more: nearly everything")
 
 # %% [markdown]
-# {numref}`fig-t5-frequency` climbs from nothing to everything, and both languages climb together. Nothing about the
-# names is different from row to row except how often they were seen: which ones are rare was drawn by lot. At a
-# handful of occurrences about six in ten phrases are right, at thirty, nine in ten. (A phrase with two rare names can
-# fail twice, so a single name is a little better off than its row.) What is called *knowing a word* is, for a model of
-# this kind, a matter of counts.
+# {numref}`fig-t5-frequency` climbs from nothing to everything, and both languages climb together. Among the names that
+# were seen, it was drawn by lot which ones are rare. (The row *never* is of another kind: names by themselves, most of
+# them of rare languages.) At a handful of occurrences about six in ten phrases are right, at thirty, nine in ten. (A
+# phrase with two rare names can fail twice, so a single name is a little better off than its row.) What is called
+# *knowing a word* is, for a model of this kind, a matter of counts.
 #
 # The second side is the names that were never seen. There the two target languages differ, and so do names. In
 # French, many a name is the English one with another ending, or the same. In Chinese no letter survives. We sort the
@@ -774,7 +772,7 @@ rows = [
     (
         kind,
         len(groups[kind]),
-        *(wilson(sum(way), len(way)) for way in zip(*groups[kind], strict=True)),
+        *(percent(way) for way in zip(*groups[kind], strict=True)),
     )
     for kind in ("the same letters", "similar", "different")
 ]
@@ -814,7 +812,7 @@ for language in ("fr", "zh"):
 # near 0. Architecture, size and patience do not enter. Only data do: the name itself in the training set, a dictionary
 # to look it up in, or a text that mentions it. And the theorem is a ceiling; our model is well below it where a copy
 # would be right. Copying letters that never stood together is a skill of its own, which BPE makes hard: an unseen name
-# falls into pieces that were never copied in that order. Networks with an explicit way to copy were invented for this
+# falls into pieces that were never copied in that order. There are networks with an explicit way to copy, for example
 # {cite}`see2017`.
 #
 # ### Does it know that it does not know?
@@ -898,8 +896,8 @@ bare = [pair.source.removeprefix("question: ") for pair in known]
 rows = []
 for prefix in ("question: ", "Q: ", "", "answer: ", "date: ", "translate English to French: "):
     found = model([prefix + text for text in bare])
-    hits = sum(text == pair.target for text, pair in zip(found, known, strict=True))
-    rows.append((f"`{prefix or 'none'}`", wilson(hits, len(known)), " / ".join(found[30:33])))
+    hits = [text == pair.target for text, pair in zip(found, known, strict=True)]
+    rows.append((f"`{prefix or 'none'}`", percent(hits), " / ".join(found[30:33])))
 Markdown(tabulate(rows, ["prefix", "right", "answers"], tablefmt="pipe"))
 
 # %% [markdown]
@@ -1073,10 +1071,10 @@ for row, filled in zip(held[5:9], answers(filler, sources, 8), strict=True):
 
 # %% [markdown]
 # The loss of this training falls nicely, from 3.6 to 2.2 nats. {numref}`tab-t5-spans` shows what that is worth: *the
-# model does not read its source*. With half of the source cut off it pays the same, and nearly twice what the 5-gram
-# pays. It has learnt how frequent characters are, which one follows which within a gap, and that sentinels and the end
-# come when they come. Nothing in the curve tells; the comparison with a part hidden does, and it is the same test that
-# we put to the picture of the date.
+# model does not read what stands to the right of the gap*. With that half of the source cut off it pays the same, and
+# nearly twice what the 5-gram pays. It seems to have learnt how frequent characters are, which one follows which within
+# a gap, and that sentinels and the end come when they come. Nothing in the curve tells; the comparison with a part
+# hidden does, and it is the same test that we put to the picture of the date.
 #
 # In {numref}`fig-t5-loss` the translations were down to one nat within two hundred steps, since every pair says the
 # same thing: this word stands for that one. A gap in a play says less, and each of its sentinels has first to be
@@ -1109,7 +1107,7 @@ for row, filled in zip(held[5:9], answers(filler, sources, 8), strict=True):
 # - A prefix is a part of the input like any other. One that was not trained means nothing, and the model answers
 #   anyway.
 # - Span corruption makes a text-to-text task of any text, with gaps of unknown length and short targets.
-# - A falling loss does not show that a model reads its source. Hiding a part of it does.
+# - A falling loss does not show that a model reads its source. Hide a part: if the loss stays, that part was not read.
 #
 # ## Exercises
 #

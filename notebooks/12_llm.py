@@ -61,10 +61,9 @@ import torch
 import transformers
 from gguf import GGMLQuantizationType, quants
 from IPython.display import Markdown
-from scipy.stats import binomtest
 from tabulate import tabulate
 
-from minilm import archive, chat, data, evaluate, gguf, llama, ngram, plots, presets
+from minilm import archive, chat, data, evaluate, gguf, llama, metrics, ngram, plots, presets
 from minilm.counts import count
 from minilm.generate import Guesser, generate, generate_batch, lookup
 from minilm.gpt import GPT
@@ -96,9 +95,10 @@ Markdown(
 )
 
 # %% [markdown]
-# The first five rows and `d_ff` are sizes. SmolLM2 is narrower and more than twice as deep. Its paper says that at
-# this size depth pays more than width {cite}`benallal2025`. The other rows of {numref}`tab-llm-diff` are ideas, and
-# each of them has been in this book before. We take them one by one, with the property that makes each worth having.
+# The first five rows and `d_ff` are sizes. SmolLM2 is narrower and more than twice as deep. Its shape is that of
+# MobileLLM-125M, whose authors found that at this size depth pays more than width {cite}`liu2024mobilellm`. The other
+# rows of {numref}`tab-llm-diff` are ideas, and each of them has been in this book before. We take them one by one, with
+# the property that makes each worth having.
 #
 # **`norm="rms"`.** LayerNorm subtracts the mean of a vector, divides by the standard deviation, stretches and shifts.
 # RMSNorm {cite}`zhangsennrich2019` keeps the division and the stretch:
@@ -213,8 +213,9 @@ print(f"{path.name}: {len(content):,} bytes")
 # %% [markdown]
 # {term}`GGUF` is the format of llama.cpp {cite}`gerganov2023`, the program that most people run models with at home. A
 # file holds everything in one piece: a magic word, a version, the number of tensors and of values, then the values,
-# then a line for each tensor, then the weights. No code is in it, so that reading it runs nothing (a *pickle*, the
-# older habit, is a program). The first 24 bytes by hand; `<` says that the lowest byte of a number comes first:
+# then a line for each tensor, then the weights. Reading it runs nothing (a *pickle*, the older habit, is a program).
+# One value is a small program all the same, the chat template ({ref}`sec-llm-chat`). The first 24 bytes by hand; `<`
+# says that the lowest byte of a number comes first:
 
 # %%
 magic, version, n_tensors, n_values = struct.unpack("<4sIQQ", content[:24])
@@ -267,7 +268,7 @@ Markdown(tabulate(table, heads, tablefmt="pipe", floatfmt=("", "", "", ".1f", ".
 #
 # That is the kind Q4_1. Two numbers of 16 bits for $s$ and $m$, and 32 of 4 bits, make 160 bits for 32 weights: five
 # each. Q8_0 does without $m$ and takes $q$ from $-127$ to $127$; it needs 8.5 bits. The first block of the first matrix
-# of the file, by hand:
+# of kind Q4_1, by hand:
 
 # %%
 tensor = tensors["blk.0.ffn_down.weight"]
@@ -413,10 +414,10 @@ print(
 )
 
 # %% [markdown]
-# Every digit is a token of its own. That is deliberate. If `384` were one token and `385` another, nothing would tell a
-# model that they are neighbours; with single digits it can at least learn to carry. The longest token with a digit has
-# one character, so the merges never saw a digit beside anything else: it was cut off *before* they were learnt. That is
-# what the name `smollm` stands for.
+# Every digit is a token of its own. That is deliberate. If `384` were one token and `385` another, only the texts
+# around them would tell a model that they are neighbours; with single digits it can at least learn to carry. The
+# longest token with a digit has one character, so the merges never saw a digit beside anything else: it was cut off
+# *before* they were learnt. That is what the name `smollm` stands for.
 #
 # Two details follow from how it was trained. A vocabulary is learnt from a text, bytes included, and this text
 # had no byte 0x04 or 0xF1. What has no token cannot be encoded, and is passed over in silence:
@@ -752,14 +753,14 @@ def recites(pairs):
 with threads():
     known = {"famous lines": recites(famous), "random lines, last word": recites(drawn)}
 for name, hits in known.items():
-    low, high = binomtest(sum(hits), len(hits)).proportion_ci(method="wilson")
-    print(f"{name}: {np.mean(hits):.2f}, interval [{low:.2f}, {high:.2f}] of {len(hits)}")
+    value, low, high = metrics.share(hits)
+    print(f"{name}: {value:.2f}, interval [{low:.2f}, {high:.2f}] of {len(hits)}")
 
 # %% [markdown]
 # It completes some of the famous lines, as we do, from quotations; of random lines it finds the last word now and then,
 # as any reader of English verse might. So it has not learnt the plays by heart. But it has met them, and what it saved
 # in bits by that we cannot say. A benchmark that is older than a model's training data measures reading and memory
-# together, and no arithmetic takes them apart afterwards {cite}`sainz2023`.
+# together {cite}`sainz2023`, and no arithmetic takes them apart afterwards.
 #
 # (sec-llm-chat)=
 # ## Talking with it
@@ -767,7 +768,7 @@ for name, hits in known.items():
 # To a language model a conversation is one text. What makes it a conversation is a {term}`chat template`: special
 # tokens that say who speaks. The model has been tuned on texts of this form ({ref}`ch-finetuning`), and expects it to
 # the letter. The template is in the file, as a small program in the language Jinja. `chat.render` is that program in
-# Python, and `transformers` runs the original.
+# Python, and `transformers` runs the original, in a sandbox.
 
 # %%
 talk = [{"role": "user", "content": "What is the capital of France?"}]
@@ -809,7 +810,7 @@ for name, ids in {
 # ### What it cannot do
 #
 # Three things that calculators, dictionaries and children do. Sums first: twenty random ones for each number of digits,
-# right if the sum stands in the first sixteen tokens of the answer.
+# right if the sum stands in the first 48 tokens of the answer.
 
 
 # %%
@@ -827,7 +828,7 @@ def answers(questions, length=16, batch=120):
 
 rng = np.random.default_rng(0)
 pairs = np.concatenate([rng.integers(10 ** (n - 1), 10**n, (20, 2)) for n in (1, 2, 3)])
-said = answers([f"What is {a} + {b}?" for a, b in pairs])
+said = answers([f"What is {a} + {b}?" for a, b in pairs], length=48)
 right = [
     str(a + b) in re.findall(r"\d+", text.replace(",", ""))
     for (a, b), text in zip(pairs, said, strict=True)
@@ -847,12 +848,13 @@ for question, answer in zip(others, answers(others, 40), strict=True):
     print(f"{question}\n    {answer!r}")
 
 # %% [markdown]
-# Less than half of the sums of single digits are right, which one could know by heart; of two digits hardly any, of
-# three none. The explanations that come with the wrong sums sound like a textbook. Its French and its German are made
-# of the sounds of French and German. It has never seen the letters of a word, only tokens. And it answers the last
-# question as calmly as the others, although France was a republic: questions in its texts were followed by answers, so
-# this one is too, with a name and a nickname. Inventing of this kind is called {term}`hallucination` {cite}`ji2023`.
-# Document 2 says that such models generate "logically correct" text; the measurement says how often.
+# About three in four of the sums of single digits are right, which one could know by heart; of two digits about one in
+# ten, of three none. The explanations that come with the wrong sums sound like a textbook. Its French and its German
+# are made of the sounds of French and German. The word *strawberry* comes to it as one token, not as ten letters. And
+# it answers the last question as calmly as the others, although France was a republic: nearly all questions that it was
+# tuned on were followed by answers, so this one is too, with a name and a nickname. Inventing of this kind is called
+# {term}`hallucination` {cite}`ji2023`. Document 2 says that such models generate "logically correct" text; the
+# measurement says how often.
 #
 # (sec-llm-capitals)=
 # ## What it knows: 120 capitals
@@ -912,8 +914,8 @@ def right(country, text):
 names = [e["name"] for e in countries]
 said = dict(zip(names, answers([f"What is the capital of {name}?" for name in names]), strict=True))
 hits = [right(name, text) for name, text in said.items()]
-low, high = binomtest(sum(hits), len(hits)).proportion_ci(method="wilson")
-print(f"right: {np.mean(hits):.2f} of {len(hits)}, 95 % interval [{low:.2f}, {high:.2f}]")
+value, low, high = metrics.share(hits)
+print(f"right: {value:.2f} of {len(hits)}, 95 % interval [{low:.2f}, {high:.2f}]")
 for name in names[:3]:
     print(f"{name}: {said[name]}")
 
@@ -923,7 +925,7 @@ for name in names[:3]:
 
 # %% mystnb={"figure": {"name": "fig-llm-capitals", "caption": "Share of capitals that SmolLM2 names correctly, by the rank of the country's population, with 95 % intervals. Twenty countries a group."}, "image": {"alt": "Dot chart with six rows. The share of right answers is highest for the most populous countries and tends to fall towards the smaller ones; the whiskers of neighbouring groups overlap widely."}}
 groups = np.array(hits).reshape(6, 20)
-intervals = [tuple(binomtest(int(g.sum()), 20).proportion_ci(method="wilson")) for g in groups]
+intervals = [metrics.share(group)[1:] for group in groups]
 labels = [f"{20 * i + 1} to {20 * i + 20}" for i in range(6)]
 plots.dots(labels, groups.mean(1), "share of capitals named correctly", intervals)
 print("by group:", [f"{g.mean():.1f}" for g in groups])
@@ -1388,7 +1390,7 @@ print(f"20 wordings of 120 questions, p = 0.6: {best_of(0.6, 120, 20, 4000, rng)
 # %% [markdown]
 # ## Further reading
 #
-# - Allal and colleagues {cite}`benallal2025`: how SmolLM2 was made, what it has read, and in which order.
+# - Ben Allal and colleagues {cite}`benallal2025`: how SmolLM2 was made, what it has read, and in which order.
 # - Touvron and colleagues {cite}`touvron2023llama`: Llama, less than a page of architecture, whose three points are
 #   fields of our `Config`.
 # - Shazeer {cite}`shazeer2020` on gated MLPs, Su and colleagues {cite}`su2024` on rotary positions, Ainslie and

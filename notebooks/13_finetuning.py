@@ -50,14 +50,13 @@ import numpy as np
 import torch
 from babel import Locale
 from IPython.display import Markdown
-from scipy.stats import binomtest
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from tabulate import tabulate
 from torch import nn
 
-from minilm import bert, chat, data, llama, lora, plots, presets, tasks
+from minilm import bert, chat, data, llama, lora, metrics, plots, presets, tasks
 from minilm.batching import pad
 from minilm.contract import IGNORE, Batch, loss
 from minilm.finetune import Example, draws, examples, turn
@@ -309,13 +308,12 @@ print("answer:", " ".join(units.tokens[i] for i in ids[begin : end + 1]))
 
 # %%
 def found(model, puzzles):
-    """Share of the answers found exactly, and its 95 % interval (Wilson)."""
+    """Share of the answers found exactly, and its 95 % interval."""
     model.eval()
     with threads(), torch.no_grad():
         parts = [collate(puzzles[i : i + 50]) for i in range(0, len(puzzles), 50)]
-        right = sum(int((best_span(model(*b.inputs)) == b.targets).all(1).sum()) for b in parts)
-    interval = binomtest(right, len(puzzles)).proportion_ci(method="wilson")
-    return right / len(puzzles), interval.low, interval.high
+        hits = [(best_span(model(*b.inputs)) == b.targets).all(1) for b in parts]
+    return metrics.share(torch.cat(hits))
 
 
 torch.manual_seed(0)
@@ -331,9 +329,9 @@ for name, how in exams.items():
     print(f"{name}: {share:.0%} [{low:.0%}, {high:.0%}]")
 
 # %% [markdown]
-# Nobody had ever shown the encoder where in a passage an answer stands; what it brings along is that words with
-# similar roles have similar vectors. Sixteen hundred puzzles, read once, are enough to find most answers about
-# countries that it was not trained on: far more than the third that a guess between three would give, though not all.
+# Nobody had ever shown the encoder where in a passage an answer stands; what it brings along are vectors that depend on
+# the context of a word. Sixteen hundred puzzles, read once, are enough to find most answers about countries that it was
+# not trained on: far more than the third that a guess between three would give, though not all.
 #
 # The second line is lower, by about twenty points, and the more instructive of the two. The facts are of the same kind,
 # the countries are as new; only the wording of facts and questions has changed. So a part of what was learned belonged
@@ -358,8 +356,8 @@ for name, how in exams.items():
 # $$ (eq-ft-lora)
 #
 # $W$ stays as it is. $A$ starts random and $B$ at zero, so the first step starts from exactly the pretrained model. The
-# number $r$ is the rank, usually 4 to 64; dividing by it lets the learning rate stay when the rank changes. What is
-# trained is $r (D + E)$ numbers in place of $D E$. Written out, the class in `minilm.lora` is two products:
+# number $r$ is the rank, usually 4 to 64; dividing by it is meant to let the learning rate stay when the rank changes.
+# What is trained is $r (D + E)$ numbers in place of $D E$. Written out, the class in `minilm.lora` is two products:
 
 
 # %%
@@ -660,8 +658,8 @@ Markdown(tabulate(table, heads, tablefmt="pipe", disable_numparse=True))
 #   off brings it back.
 #
 # So a single ruler does not measure forgetting. Predicting Wikipedia and answering a question use the same weights in
-# different ways, and a tuning that hardly touches the one can wreck the other. The cure is as old as the finding: mix
-# examples of what is to be kept into what is learned.
+# different ways, and a tuning that hardly touches the one can wreck the other. The cure is nearly as old as the
+# finding: mix examples of what is to be kept into what is learned.
 #
 # (sec-ft-preferences)=
 # ## Learning from preferences
@@ -936,10 +934,11 @@ print(f"nats from the reference: every hacked run farther than every honest one:
 # %% [markdown]
 # The optimisation did what it was told ({numref}`fig-ft-hacking`). It found the one way to be longer that it had seen,
 # writing a digit twice, and went on: in the demonstrations one answer in seven was longer than five digits, now nearly
-# all are. The correlation that recommended the proxy is no lie. It held between four digits and five, and says nothing
-# about six, where the policy went because nobody had looked there. That is {term}`reward hacking`; in economics it is
-# known as Goodhart's law. The same gap opens under reward models that were fitted to the choices of people, and the
-# further the policy is from its reference, the wider it gets {cite}`gao2023`.
+# all are. The correlation that recommended the proxy is no lie: it holds over all answers. But it comes from the step
+# from four digits to five. At six the proxy was wrong already, which a single correlation does not show, and there the
+# policy went. That is {term}`reward hacking`; in economics it is known as Goodhart's law. The same gap opens under
+# reward models that were fitted to the choices of people {cite}`stiennon2020`. Where a larger model stood in for the
+# people, one could measure that it widens with the distance from the reference {cite}`gao2023`.
 #
 # What helps is visible in the same numbers.
 #
@@ -984,7 +983,7 @@ print(f"nats from the reference: every hacked run farther than every honest one:
 # - Score the answer and not the prompt, and teach the token that ends a turn.
 # - Tuning on one thing changes others. Bits per byte alone do not show what was forgotten: ask the old questions again.
 # - The best policy under a price for distance is $Q e^{r/\beta} / Z$; DPO fits it as a choice between two answers.
-# - A proxy is right where you looked. Optimised, it leaves that place, and the true score falls.
+# - A proxy is right on average. Optimised, it leads to where it is wrong, and the true score falls.
 #
 # ## Exercises
 #

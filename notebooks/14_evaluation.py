@@ -260,7 +260,7 @@ print(f"of the clean {np.mean((reference - bits[how])[~planted]):.2f} bits per b
 
 # %% [markdown]
 # {numref}`tab-ev-contamination` says that runs of words find copies, even careless ones, and are blind once every
-# second word is another. The reports on large models search for runs of 13 words {cite}`brown2020`; a paraphrase, a
+# second word is another. The report on GPT-3 searched for runs of up to 13 words {cite}`brown2020`; a paraphrase, a
 # translation, or the questions in another order pass through. The price still knows. Whether it takes a reference
 # depends on the passages. Ours are of one kind and much the same difficulty, so the plain price does best; where hard
 # and easy texts are mixed, as in a benchmark, it would call every nursery rhyme a leak. And counting is an extreme
@@ -520,8 +520,8 @@ print(f"100 examples, 2 points: power {curves['2 points'][1]:.1f}")
 #
 # ### Twenty comparisons
 #
-# A test at the 5 % level errs once in twenty. Try twenty ideas that are worth nothing, and the chance that one or more
-# will be "significant" is $1 - 0.95^{20}$.
+# Where there is no difference, a test at the 5 % level still claims one, once in twenty times. Try twenty ideas that
+# are worth nothing, and the chance that one or more will be "significant" is $1 - 0.95^{20}$.
 
 # %%
 rng = np.random.default_rng(0)
@@ -629,12 +629,13 @@ print({name: f"{tau:.1f}" for name, tau in taus.items()})
 
 # %% [markdown]
 # Three of the four keep close to the diagonal in {numref}`fig-ev-reliability`, without anybody having aimed at it.
-# Their parameters, or their discounts, were set by likelihood, a proper score, and so calibration came with it. The
-# exception is the model whose discount somebody set by hand. Where a context has been seen once it is nearly sure of
-# what followed, and wrong most of the time: its error is five times as large or more ({numref}`tab-ev-ece`), and it
-# pays for it. One number repairs much of that, though not all, since it lowers all confidences alike and the trouble
-# sits in some of them. SmolLM2, away from home, is a little too sure of itself as well. Where there
-# is nothing to repair, a number fitted on two thousand tokens repairs nothing and may do a little harm.
+# Their parameters, or their discounts, were set by likelihood, a proper score, and none of them has overfitted. It
+# takes both: trained for too long by the same score, a network becomes too sure {cite}`guo2017`. The exception is the
+# model whose discount somebody set by hand. Where a context has been seen once it is nearly sure of what followed, and
+# wrong most of the time: its error is five times as large or more ({numref}`tab-ev-ece`), and it pays for it. One
+# number repairs much of that, though not all, since it lowers all confidences alike and the trouble sits in some of
+# them. SmolLM2 is a little too sure of itself as well. Where there is nothing to repair, a number fitted on two
+# thousand tokens repairs nothing and may do a little harm.
 #
 # A calibrated *next token* is not a calibrated *answer*. How sure the model is of the words it writes says little
 # about whether the sentence is true; SmolLM2 names wrong capitals in the same tone as right ones
@@ -771,8 +772,8 @@ print(f"{3 * need * 30 / 3600:.1f} hours")
 # %% [markdown]
 # That is for one comparison of two systems, on one kind of text, in one language. So programs are used in place of
 # people: metrics, below, or another language model as the judge, which has the planted weakness of our judges and
-# more, among them a liking for long answers and for its own {cite}`zheng2023`. A substitute has to be checked against
-# the people it stands for, by exactly the tools of this section.
+# more, among them a liking for long answers and perhaps for its own {cite}`zheng2023`. A substitute has to be checked
+# against the people it stands for, by exactly the tools of this section.
 #
 # (sec-ev-benchmarks)=
 # ## Why benchmark numbers mislead
@@ -900,8 +901,8 @@ print("precisions", [f"{p:.2f}" for p in precisions], f"BLEU {bleu:.1f}")
 # how words are cut, so that numbers of different papers could not be compared until one program did it the same way
 # for everybody {cite}`post2018`. We use that program. (Where no run of a length is shared, the formula gives 0; the
 # program puts a small number in its place, so that single sentences still get a few points.) **chrF**
-# {cite}`popovic2015` avoids words: runs of one to six characters, mean precision $P$, mean recall $R$, and an $F$
-# that weighs recall double, so it also serves languages that write without spaces.
+# {cite}`popovic2015` avoids words: runs of one to six characters, mean precision $P$, mean recall $R$, and an $F$ that,
+# in the program, weighs recall double, so it also serves languages that write without spaces.
 
 # %%
 a, b = candidate.replace(" ", ""), reference_text.replace(" ", "")
@@ -1027,9 +1028,9 @@ print("variance explained by each:", [f"{explained([0, k, k + 4]):.1f}" for k in
 # **grid** with two values for each of four takes sixteen trials, and tries two values of those that matter. Sixteen
 # {term}`random <random search>` points try sixteen values of each, whichever matters {cite}`bergstra2012`.
 # {term}`Successive halving <successive halving>` {cite}`jamieson2016` starts with many settings on little data, keeps
-# the better quarter, and gives those more: with a quarter of the text for the first round, 32 settings cost as much as
-# 8, and so on. Each method has the price of sixteen trials on the whole text. As random search and halving depend on
-# the draw, we repeat them 200 times.
+# the better half (here a quarter), and gives those more: with a quarter of the text for the first round, 32 settings
+# cost as much as 8, and so on. Each method has the price of sixteen trials on the whole text. As random search and
+# halving depend on the draw, we repeat them 200 times.
 
 # %%
 rng = np.random.default_rng(0)
@@ -1115,8 +1116,8 @@ Markdown(tabulate(rows, heads, tablefmt="pipe"))
 
 # %% [markdown]
 # The last column is what cross-validated grid search means, the recipe of documents 0 and 4 taken together. For
-# counting it is less than a minute. For a small network it is a day, and for a large language model it is out of the
-# question; so those who train them search on small models and extrapolate ({ref}`ch-training`).
+# counting it is less than a minute. For a small network it is most of a day, and for a large language model it is out
+# of the question; so those who train them search on small models and extrapolate ({ref}`ch-training`).
 #
 # (sec-ev-datasets)=
 # ## The data sets of document 3
@@ -1155,15 +1156,15 @@ Markdown(tabulate(rows, heads, tablefmt="pipe"))
 #
 # imdb = load_dataset("stanfordnlp/imdb")     # imdb["test"][0] -> {"text": ..., "label": 0 or 1}
 # squad = load_dataset("rajpurkar/squad")     # {"context", "question", "answers": {"text", "answer_start"}}
-# mrpc = load_dataset("nyu-mll/glue", "mrpc")  # {"sentence1", "sentence2", "label"}; test labels are withheld
+# rte = load_dataset("nyu-mll/glue", "rte")   # {"sentence1", "sentence2", "label"}; test labels are withheld
 #
 # references = [answers["text"] for answers in squad["validation"]["answers"]]
 # print(metrics.exact_match(predicted, references), metrics.token_f1(predicted, references))
 # ```
 #
 # The last line is the function of this chapter; several references to a question are allowed, and the best one counts.
-# The labels of GLUE's test parts are not public. One sends predictions to a server, which limits how often; that is a
-# technical answer to the problem of choosing on the test set.
+# The labels of GLUE's test parts are withheld, except for one task (MRPC). One sends predictions to a server, which
+# limits how often; that is a technical answer to the problem of choosing on the test set.
 #
 # (sec-ev-ruler)=
 # ## The whole book on one ruler
@@ -1171,7 +1172,7 @@ Markdown(tabulate(rows, heads, tablefmt="pipe"))
 # Now the table that the book has been building. Every language model that was trained or loaded pays for the *same
 # bytes*: ten passages each of the Shakespeare test plays and the Wikipedia test articles. Counting gets the training
 # part of the text in question. The networks have read Shakespeare only. SmolLM2 has read the web, Wikipedia and
-# Shakespeare certainly among it, so its row is marked. The compressors, which are language models in disguise
+# Shakespeare most probably among it, so its row is marked. The compressors, which are language models in disguise
 # ({ref}`ch-concepts`), get the training text first, so far as they can remember it: gzip looks back 32,768 bytes.
 
 # %% tags=["nbval-ignore-output", "remove-output"]

@@ -175,12 +175,13 @@ for query in asked[:3]:
 print("three queries: by hand, bm25s and minilm agree")
 
 # %% [markdown]
-# **Our models.** MiniLM turns a text into one vector, the mean of its hidden states ({ref}`sec-bert-sentences`). It was
-# trained on pairs of texts that belong together, questions and answers among them, to make the vectors of a pair point
-# the same way {cite}`reimers2019,wang2020`. So search is a product of matrices: the vectors of all passages, computed
-# once and kept, times the vector of the query; the tables call it *dense*. Such a model is a *bi-encoder*, since query
-# and passage never meet before the product {cite}`karpukhin2020`. A *hybrid* adds up the two ways. Their scores have no
-# common unit, but ranks do. Reciprocal rank fusion {cite}`cormack2009` gives a passage
+# **Our models.** MiniLM turns a text into one vector, the mean of its hidden states ({ref}`sec-bert-sentences`). It is
+# a distilled encoder {cite}`wang2020`, then trained on pairs of texts that belong together, questions and answers among
+# them, to make the vectors of a pair point the same way, as in {cite}`reimers2019`. So search is a product of matrices:
+# the vectors of all passages, computed once and kept, times the vector of the query; the tables call it *dense*. Such a
+# model is a *bi-encoder*, since query and passage never meet before the product {cite}`karpukhin2020`. A *hybrid* adds
+# up the two ways. Their scores have no common unit, but ranks do. Reciprocal rank fusion {cite}`cormack2009` gives a
+# passage
 #
 # $$
 # \sum_{s \in \text{searches}} \frac{1}{60 + \operatorname{rank}_s(p)} .
@@ -677,8 +678,8 @@ for one, other in (
 # little: the search is good, and what is lost is lost in reading. The upper bound says so plainly, since half of the
 # questions stay open with the right passage on the table.
 #
-# The two marks disagree about who reads best. SmolLM2's replies *hold* the answer more often here, though the
-# interval of that difference just reaches zero; its F1 is the lowest of the three readers, by far: it answers in
+# The two marks disagree about who reads best. SmolLM2's replies *hold* the answer more often here, though one end of
+# the interval of that difference lies near zero; its F1 is the lowest of the three readers, by far: it answers in
 # sentences, and often in more than one. The span reader says nothing but its span. Which of the two marks counts
 # depends on who reads the answer, a person or a program.
 #
@@ -836,8 +837,8 @@ each = {
     for how, made in summaries.items()
     for kind in kinds
 }
-share = lambda marks: str(metrics.estimate(np.mean, marks))
-table = [(how, *(share(each[how, kind]) for kind in kinds)) for how in summaries]
+mean = lambda marks: str(metrics.estimate(np.mean, marks))
+table = [(how, *(mean(each[how, kind]) for kind in kinds)) for how in summaries]
 Markdown(tabulate(table, ["sentences", "ROUGE-1", "ROUGE-2", "ROUGE-L"], tablefmt="pipe"))
 
 # %%
@@ -894,10 +895,11 @@ for how in ("centroid", "textrank", "first"):
 # *Finding.* The right passage is among the first five nine times in ten. Words and meaning fail on different queries:
 # meaning wins where few words are shared, words win where many are, and both together are the safe choice. *Knowing.*
 # SmolLM2 knows a little more than half of the capitals, hardly anything about this shelf, and its probabilities sort
-# the right answers from the wrong ones although they are not to be taken at their word. *Reading.* With a passage in
-# front of it about half of the questions are answered, by either reader's own mark, and the passage matters far more
-# than who reads it. *Summing up.* Choosing sentences by the centre of their meaning is a little better than taking the
-# first ones, and far from what choosing could do. The essays' "accurate answers" are, at this size, one out of two.
+# the right answers from the wrong ones although they are not to be taken at their word. *Reading.* With the right
+# passage in front of it about half of the questions are answered, by either reader's own mark, and the passage matters
+# far more than who reads it. *Summing up.* Choosing sentences by the centre of their meaning is a little better than
+# taking the first ones, and far from what choosing could do. The essays' "accurate answers" are, at this size, one out
+# of two.
 #
 # ## What we learnt
 #

@@ -52,7 +52,6 @@ import torch
 from IPython.display import Markdown
 from nltk.translate import AlignedSent, IBMModel1
 from sacrebleu.metrics import BLEU
-from scipy.stats import binomtest
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -74,6 +73,7 @@ from minilm import (
 from minilm.counts import count
 from minilm.generate import Reader, generate_batch
 from minilm.machine import threads
+from minilm.metrics import share
 from minilm.tokenizer import Words
 from minilm.writing import copied, grams, invented, prices, repeated
 
@@ -103,17 +103,11 @@ def said(requests, length, begin=None, batch=128, **how):
 
 
 # %% [markdown]
-# And two do the reporting: a share with Wilson's interval, which is sensible even where all or none are right
-# ({ref}`ch-t5`), and a mean with the bootstrap's.
+# And one does the reporting: a mean with the bootstrap's interval. A share has Wilson's, which is sensible even where
+# all or none are right ({ref}`ch-t5`).
 
 
 # %%
-def share(marks):
-    """Share of true marks with its 95 % interval."""
-    low, high = binomtest(int(sum(marks)), len(marks)).proportion_ci(method="wilson")
-    return metrics.Estimate(sum(marks) / len(marks), low, high)
-
-
 def mean(values):
     return metrics.estimate(np.mean, values)
 
@@ -131,9 +125,9 @@ def mean(values):
 #   r_n = 1 - \frac{\text{number of different } n\text{-grams}}{\text{number of } n\text{-grams}} .
 #   $$ (eq-wr-repeated)
 #
-#   $1 - r_n$ is known as {term}`distinct-n` {cite}`li2016diversity`. We count over words and take $n = 3$ within a
-#   text. The same number taken over all texts of a system *together* says whether it writes the same thing to
-#   everybody.
+#   $1 - r_n$ is known as {term}`distinct-n`, though its authors divide by the number of words {cite}`li2016diversity`.
+#   We count over words and take $n = 3$ within a text. The same number taken over all texts of a system *together* says
+#   whether it writes the same thing to everybody.
 #
 # - **Copying.** The share of $n$-grams that stand, word for word, in the text that the model was trained on. With $n =
 #   5$ it is small for anything new: a sentence of one's own rarely shares five words in a row with a given book.
@@ -1207,9 +1201,9 @@ for country, text in list(zip(NOWHERE, doubts["as it comes", "invented"], strict
 # the place of the message that SmolLM2 was trained with, so not all of the loss need be its own.) The constant in the
 # first row is the fair comparison for the last column, and shows why no column can stand alone.
 #
-# Why does it not doubt? Nothing in its training made that pay: every question it has seen was followed by an answer
-# ({ref}`sec-llm-chat`). The model's probabilities know more than its words ({ref}`ch-t5`), and looking things up before
-# answering moves the problem to a search that can be measured ({ref}`sec-se-library`).
+# Why does it not doubt? Little in its training made that pay: nearly all questions that it was tuned on were followed
+# by an answer ({ref}`sec-llm-chat`). The model's probabilities know more than its words ({ref}`ch-t5`), and looking
+# things up before answering moves the problem to a search that can be measured ({ref}`sec-se-library`).
 #
 # ### On your own text
 

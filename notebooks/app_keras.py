@@ -163,7 +163,7 @@ print({C: round(value, 2) for C, value in accuracy.items()})
 print(f"validation accuracy: majority {majority:.2f}, counting words {max(accuracy.values()):.2f}")
 
 # %% [markdown]
-# That took a second and no {term}`gradient <gradient descent>`. It is the bar for everything below.
+# That took a second and no network. It is the bar for everything below.
 #
 # (sec-keras-tokenizer)=
 # ## The tokenizer that throws away what it does not know
@@ -718,7 +718,7 @@ print("attention helps:", low > 0)
 # *The Transformer does not beat counting words.* Nor does its attention help: the model without it is as good. Six
 # thousand sentences teach that "dull" is bad, which counting knows as well. They do not teach how "not" reaches across
 # a sentence; there are too few examples of each. Attention can represent what bags of words cannot, and from these data
-# it cannot learn it. That is not a fault of Keras, or of this program. It is the reason for {term}`pretraining`:
+# ours has not learned it. That is not a fault of Keras, or of this program. It is the reason for {term}`pretraining`:
 # {ref}`ch-bert` brings the same kind of model with its weights already trained on other text, and there it passes
 # counting by a clear margin.
 #
@@ -857,7 +857,7 @@ glue("keras_low", 100 * min(string_runs), display=False)
 # task where a coin has 50 %, and it was not the only one. And training has to stop after a few epochs, not after a hundred. *And beats counting
 # words?* That it does not: {glue:text}`keras_model:.0f` % of the test sentences are right with Keras,
 # {glue:text}`keras_minilm:.0f` % with the same model in `minilm`, and {glue:text}`keras_words:.0f` % with counted words
-# and a logistic regression. From six thousand labels a Transformer does not learn to read.
+# and a logistic regression. From six thousand labels our Transformer did not learn to read.
 #
 # ## What we learnt
 #

@@ -82,19 +82,27 @@ def test_one_example_has_no_interval():
 
 
 @pytest.mark.parametrize("n", [1, 3, 80])
-def test_where_all_are_right_or_none_the_interval_is_wilsons(n):
-    """In closed form, with nothing left to chance: at a share of 0 it ends at z^2 / (n + z^2), at 1 it is mirrored."""
+def test_where_all_are_right_or_none_the_interval_of_a_share_is_known(n):
+    """In closed form: at a share of 0 it ends at z^2 / (n + z^2), at 1 it is mirrored."""
     z2 = stats.norm.ppf(0.975) ** 2
     assert metrics.exact_match(["a"] * n, ["b"] * n) == pytest.approx((0, 0, z2 / (n + z2)))
     assert metrics.accuracy(["a"] * n, ["a"] * n) == pytest.approx((1, n / (n + z2), 1))
     assert metrics.recall_at([2] * n, 2) == pytest.approx((1, n / (n + z2), 1))
 
 
-def test_elsewhere_a_share_is_a_mean():
-    marks = [True, False, True, True]
-    assert metrics.share(marks) == metrics.estimate(np.mean, marks)
-    with pytest.raises(ValueError, match="one or more"):
+@given(st.lists(st.booleans(), min_size=1, max_size=60))
+def test_the_ends_of_a_shares_interval_are_what_a_z_test_would_just_not_reject(marks):
+    value, *ends = metrics.share(marks)
+    assert value == pytest.approx(np.mean(marks))
+    for p in ends:
+        assert abs(value - p) == pytest.approx(stats.norm.ppf(0.975) * math.sqrt(p * (1 - p) / len(marks)), abs=1e-9)
+    with pytest.raises(ValueError, match="one mark or more"):
         metrics.share([])
+
+
+def test_one_pair_decides_nothing():
+    value, low, high, p = metrics.paired([1], [0])
+    assert (value, p) == (1, 1) and math.isnan(low) and math.isnan(high)
 
 
 def test_paired_knows_whose_mark_is_whose():
@@ -144,6 +152,13 @@ def test_text_metrics_are_those_of_the_libraries(seed):
     for kind in ("rouge1", "rouge2", "rougeL"):
         one_by_one = [RougeScorer([kind]).score(r, s)[kind].fmeasure for s, r in zip(said, right, strict=True)]
         assert metrics.rouge(said, right, kind).value == pytest.approx(np.mean(one_by_one))
+
+
+def test_rouge_counts_words_of_any_script():
+    same = ["大语言模型 2024", "Ещё раз", "C'était l'été", "हिन्दी में"]
+    assert metrics.rouge(same, same, "rouge2").value == 1
+    assert metrics.rouge(["été"], ["âtà"]).value == metrics.rouge(["语言"], ["模型"]).value == 0
+    assert metrics.rouge(["大模型"], ["大语言模型"], "rouge1").value == pytest.approx(2 * 3 / (3 + 5))
 
 
 def test_text_metrics_have_the_interval_of_whole_corpora_drawn_anew():
