@@ -291,6 +291,17 @@ def test_a_guesser_writes_what_its_model_would_whatever_it_was_asked_before(name
         assert guesser(text) == generate(model, text, 3, temperature=0.0)
 
 
+def test_a_guesser_makes_room_before_there_is_none():
+    torch.manual_seed(0)
+    model = opinionated(GPT(Config(V, 600, d_model=16, n_layers=1, n_heads=2)))
+    guesser = Guesser(model, 3)
+    guesser([1])
+    room = guesser.reader.cache.size
+    for more in (room - 3, room - 2, room):
+        text = torch.randint(V, (more,)).tolist()
+        assert guesser(text) == generate(model, text, 3, temperature=0.0)
+
+
 def test_a_guesser_that_is_the_model_is_always_right_and_reads_nothing_twice():
     model, read = gpt(), []
     small = gpt()
