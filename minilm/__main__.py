@@ -142,7 +142,7 @@ class Evaluate:
     task: str | None = flag("what to do with the examples, such as sentiment", default=None)
     file: Path | None = flag("examples: .jsonl, .csv with a header, or .txt with one a line", default=None)
     out: Path | None = flag("where to write the answers, one JSON object a line", default=None)
-    labels: str | None = flag("topics: what to choose from, as sport,politics,food", default=None)
+    labels: str | None = flag("topics: what to choose from, as sports,politics,food", default=None)
     schema: Path | None = flag("extract: a file with the JSON schema of an object", default=None)
     folder: Path | None = flag("search, answer: a folder of .txt files in place of Wikipedia", default=None)
     k: int | None = flag("search: how many passages (10)", default=None)

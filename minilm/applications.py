@@ -8,6 +8,7 @@ Not here: what does a task (``minilm.tools``), and what marks it (``minilm.metri
 """
 
 import inspect
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,7 @@ from . import summary, tools
 from .examples import Example, read
 from .metrics import Estimate
 from .tools import Answer
+from .vocabulary import check_text
 
 __all__ = ["APPLICATIONS", "Application", "Tool", "load", "read", "run"]
 
@@ -36,6 +38,8 @@ class Application:
     """of a model's name and options, what answers; at the first call it may be fetched or trained"""
     measures: Callable[[list[Any], list[Any]], dict[str, Estimate]] | None = None
     """marks of all outputs, given the references"""
+    labels: Callable[..., list[str]] | None = None
+    """of its options, all that can be said, where that is known before"""
     any_model: bool = False
     """whether a folder, a .gguf file or a preset will do as well"""
 
@@ -52,13 +56,15 @@ class Tool:
     application: Application
     model: str
     answer: Answer
+    labels: Sequence[str] | None = None
+    """all that can be said; None where nobody knows"""
 
     def __call__(self, examples: Sequence[Example]) -> list[Any]:
         """The output for each example. Raises ValueError where an example lacks a field, or a text is none."""
         return self.answer(self.checked(examples))
 
     def checked(self, examples: Sequence[Example]) -> list[dict[str, Any]]:
-        """The examples by the names of their fields."""
+        """The examples by the names of their fields. Raises ValueError where one lacks a field, or a text is none."""
         if isinstance(examples, str | Mapping) or not len(examples):
             raise ValueError(f"examples is {examples!r:.60}: give a list of one or more")
         name, fields = self.application.name, self.application.fields
@@ -71,10 +77,17 @@ class Tool:
             for field in ("passage", "title"):
                 if not isinstance(one.get(field) or "", str):
                     raise ValueError(f"examples[{place}]: {field!r} is {one[field]!r:.60}; give a text, or nothing")
+            try:  # now, and not when all is done and the answers are to be written
+                check_text(json.dumps(one, ensure_ascii=False, default=str))
+            except ValueError as error:
+                raise ValueError(f"examples[{place}]: {error}") from error
         return found
 
     def references(self, examples: Sequence[Mapping[str, Any]]) -> list[Any]:
-        """The right answers; none where no example has one. ValueError where some lack it, or it is of a wrong kind."""
+        """The right answers; none where no example has one.
+
+        Raises ValueError where some lack it, where it is of a wrong kind, or nothing that the tool can say.
+        """
         field, name = self.application.reference, self.application.name
         right = [one.get(field) for one in examples]
         lacking = [place for place, value in enumerate(right) if value is None or value == ""]
@@ -87,6 +100,9 @@ class Tool:
             if not all(isinstance(one, Mapping if field == "data" else str) for one in several):
                 kind = "an object" if field == "data" else "a text"
                 raise ValueError(f"examples[{place}]: {field!r} is {value!r:.60}; {name} needs {kind} there")
+            if self.labels is not None and value not in self.labels:
+                says = f"{self.model} says one of {', '.join(self.labels)}"
+                raise ValueError(f"examples[{place}]: {field!r} is {value!r:.60}, and {says}: write it as there")
         return right
 
 
@@ -108,7 +124,8 @@ def load(task: str, model: str | None = None, **options: Any) -> Tool:
     for option in options.keys() - set(application.options):
         known = ", ".join(application.options) or "none"
         raise ValueError(f"{task} has no option {option!r}: its options are {known}")
-    return Tool(application, model, application.make(model, **options))
+    labels = application.labels(**options) if application.labels else None
+    return Tool(application, model, application.make(model, **options), labels)
 
 
 def run(task: str, examples: Sequence[Example], model: str | None = None, **options: Any) -> dict[str, Any]:
@@ -132,9 +149,10 @@ APPLICATIONS = {
     for one in (
         Application("sentiment", "says whether a text is for or against what it speaks of", ("text",), "label",
                     ("bag-of-words", "lexicon", "all-minilm", *SMOLLM2), tools.sentiment, tools.classified,
-                    any_model=True),
+                    tools.verdicts, any_model=True),
         Application("topics", "chooses one of some labels for a text", ("text",), "label",
-                    ("all-minilm", "bag-of-words", *SMOLLM2), tools.topics, tools.classified, any_model=True),
+                    ("all-minilm", "bag-of-words", *SMOLLM2), tools.topics, tools.classified,
+                    tools.choices, any_model=True),
         Application("extract", "writes what a text says as JSON of a given form", ("text",), "data",
                     SMOLLM2, tools.extract, tools.extracted, any_model=True),
         Application("search", "finds the passages that a query asks for, in Wikipedia or in a folder", ("query",),

@@ -6,8 +6,11 @@ Letters: B batch, T time, D width, N texts.
 Reference: Reimers & Gurevych 2019 (sentence vectors).
 """
 
-from collections.abc import Iterator, Sequence
+import math
+import re
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
+from itertools import accumulate, groupby, pairwise
 
 import torch
 import torch.nn.functional as F
@@ -21,15 +24,18 @@ from .contract import Batch
 from .encoder import BERT, MaskedLM, mask_tokens
 from .heads import Classifier, mean_pool
 from .train import Record, TrainConfig
-from .wordpiece import WordPiece
+from .wordpiece import IDEOGRAPH, WordPiece
 
 __all__ = [
-    "BERT", "MaskedLM", "by_length", "classifier", "embed", "from_bert", "labelled", "load", "logits", "mask_tokens",
-    "save", "to_bert",
+    "BERT", "MaskedLM", "averaged", "by_length", "classifier", "cut", "embed", "from_bert", "labelled", "load",
+    "logits", "mask_tokens", "save", "to_bert",
 ]  # fmt: skip
 
 LENGTH = 64
 """Tokens that a classifier reads of a text."""
+
+WORD = re.compile(rf"[{IDEOGRAPH}]|[^\s{IDEOGRAPH}]+")
+"""What `cut` does not cut: a word between blanks, or a Chinese character."""
 
 
 def by_length(
@@ -119,3 +125,32 @@ def logits(model: Classifier, tokenizer: WordPiece, texts: Sequence[str], length
     found = [(places, model(ids, mask)) for places, ids, mask in by_length(tokenizer, texts, length=length)]
     order = torch.tensor([place for places, _ in found for place in places])
     return torch.cat([part for _, part in found])[order.argsort()]
+
+
+def cut(tokenizer: WordPiece, text: str, length: int = LENGTH) -> list[str]:
+    """A text in pieces of at most ``length`` tokens with their frame, all of similar size; one that fits stays whole.
+
+    Pieces end between words, so a word that is longer than half a piece may make one too long.
+
+    >>> from .wordpiece import SPECIALS
+    >>> cut(WordPiece([*SPECIALS, *"abcde"]), "a b c d e", length=4), cut(WordPiece([*SPECIALS, "a"]), " a ", length=4)
+    (['a b', 'c d', 'e'], [' a '])
+    """
+    if len(tokenizer.encode(text)) <= (room := length - 2):
+        return [text]
+    words = list(WORD.finditer(text))
+    ends = list(accumulate(len(tokenizer.encode(word[0])) for word in words))
+    longest = max(end - start for start, end in pairwise([0, *ends]))
+    n = math.ceil(ends[-1] / max(room - longest + 1, room // 2, 1))
+    parts = groupby(zip(words, ends, strict=True), key=lambda pair: max(pair[1] - 1, 0) * n // ends[-1])
+    spans = ([word for word, _ in part] for _, part in parts)
+    return [text[part[0].start() : part[-1].end()] for part in spans]
+
+
+def averaged(
+    model: Callable[[list[str]], Tensor], tokenizer: WordPiece, texts: Sequence[str], length: int = LENGTH
+) -> Float[Tensor, "N D"]:
+    """What ``model`` makes of each text; of one that it would not read to its end, the mean over its pieces (`cut`)."""
+    pieces = [cut(tokenizer, text, length) for text in texts]
+    rows = model([piece for some in pieces for piece in some]).split([len(some) for some in pieces])
+    return torch.stack([part.mean(0) for part in rows])

@@ -108,6 +108,9 @@ class Constraint:
 ASK = "Extract the data from the text. Answer with a JSON object with the keys {keys} only."
 """What stands before each text in `extract`."""
 
+ROOM = 2**14
+"""Tokens of all answers together that a cache has room for: those of SmolLM2 take 0.75 GB."""
+
 
 def extract(
     model: LanguageModel,
@@ -121,14 +124,17 @@ def extract(
     """What a model that can chat writes for each text: JSON by a schema of an object, decoded greedily.
 
     ``shots`` are texts with their values, shown as earlier turns. With ``free`` nothing holds the model to the form.
+    At most ``batch_size`` texts are answered at once, fewer where the longest answer is long: it must have room.
+    Raises ValueError for a schema that `minilm.forms.grammar` refuses.
     """
+    expression, stop = grammar(schema), {tokenizer.specials[chat.END]}
     ask = ASK.format(keys=", ".join(schema.get("properties", {})))
     solved = [(text, json.dumps(value, ensure_ascii=False)) for text, value in shots]
     prompts = [chat.encode(tokenizer, turns(text, solved, ask)) for text in texts]
-    expression, stop = grammar(schema), {tokenizer.specials[chat.END]}
     how: dict[str, Any] = {"temperature": 0.0, "stop": stop}
     how |= {} if free else {"allowed": Constraint(expression, tokenizer, stop)}
     written, room = [], 100 if free else longest(expression) + 1
+    batch_size = max(1, min(batch_size, ROOM // room))
     for start in range(0, len(prompts), batch_size):
         written += generate_batch(model, prompts[start : start + batch_size], room, **how)
     return [tokenizer.decode(ids) for ids in written]

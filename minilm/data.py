@@ -31,7 +31,7 @@ from .splits import LEAK, SPLITS, block_side, leaks, side, split_text
 __all__ = [
     "CARDS", "Card", "Corpus", "DataError", "Document", "Labelled", "batches", "card", "fetch", "home", "jaccard",
     "load", "load_labelled", "load_parallel", "load_text", "minhash", "near_duplicates", "pad", "padded", "path",
-    "read_documents", "read_text", "shingles", "split_text", "verify", "windows",
+    "read_documents", "read_text", "shingles", "split_text", "state", "verify", "windows",
 ]  # fmt: skip
 
 # What a corpus is made by, pins of the archives included. Taken at import: later the files may not be what runs.
@@ -240,7 +240,7 @@ def load_text(path: str | Path) -> Corpus:
 
 
 def read_text(path: str | Path) -> str:
-    """The text of a UTF-8 file, or of all ``.txt`` files of a folder in the order of their names.
+    """The text of a UTF-8 file, or of all ``.txt`` files of a folder as `read_documents` finds them.
 
     A byte order mark goes, line ends become a line feed. Raises DataError for a missing path, an empty text or another
     encoding.
@@ -251,15 +251,33 @@ def read_text(path: str | Path) -> str:
 def read_documents(path: str | Path) -> list[Document]:
     """A UTF-8 file, or all ``.txt`` files of a folder in the order of their names, each a document named after it.
 
+    What is hidden in the folder is no text of the reader's: Jupyter keeps old copies in ``.ipynb_checkpoints``.
     Raises DataError like `read_text`.
     """
     path = Path(path)
     if not path.exists():
         raise DataError(f"{path} does not exist: name a UTF-8 text file, or a folder of .txt files")
-    files = sorted(path.rglob("*.txt")) if path.is_dir() else [path]
-    if not files:
+    if not path.is_dir():
+        return [Document(path.name, _decoded(path))]
+    inside = [file.relative_to(path) for file in sorted(path.rglob("*")) if file.suffix.lower() == ".txt"]
+    names = [name for name in inside if not any(part.startswith(".") for part in name.parts)]
+    if not names:
         raise DataError(f"{path} holds no .txt file: rename the texts, or name one file")
-    return [Document(str(file.relative_to(path)) if path.is_dir() else file.name, _decoded(file)) for file in files]
+    return [Document(str(name), _decoded(path / name)) for name in names]
+
+
+def state(path: str | Path) -> tuple[tuple[str, int, int], ...]:
+    """What tells whether a file, or a folder, was changed: names, times and sizes; empty where there is neither.
+
+    >>> state("no such file")
+    ()
+    """
+    path = Path(path)
+    found = []
+    for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+        with suppress(OSError):  # none is there, or a training has just renamed it
+            found.append((str(file), (seen := file.stat()).st_mtime_ns, seen.st_size))
+    return tuple(found)
 
 
 def _decoded(file: Path) -> str:

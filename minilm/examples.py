@@ -65,13 +65,20 @@ def jsonl(text: str) -> list[Example]:
 
 
 def table(text: str) -> list[Example]:
-    r"""The rows of a CSV table by the names in its first line. ValueError names the first line that is none.
+    r"""The rows of a CSV table by the names in its first line, without the blanks around a cell.
 
-    >>> table('text,label\n"good, really",positive')
+    What separates the cells is the first of comma, semicolon and tab that the first line holds: spreadsheets write
+    semicolons where numbers have a decimal comma. ValueError names the first line that is none.
+
+    >>> table('text, label\n"good, really", positive')
+    [{'text': 'good, really', 'label': 'positive'}]
+    >>> table('text;label\ngood, really;positive')
     [{'text': 'good, really', 'label': 'positive'}]
     """
     csv.field_size_limit(max(csv.field_size_limit(), len(text) + 1))  # a cell may hold a book; others keep theirs
-    rows = csv.reader(io.StringIO(text, newline=""), strict=True)
+    first = text.strip().partition("\n")[0]
+    mark = next((mark for mark in ",;\t" if mark in first), ",")
+    rows = csv.reader(io.StringIO(text, newline=""), strict=True, skipinitialspace=True, delimiter=mark)
     filled = (row for row in rows if any(map(str.strip, row)))
     found: list[Example] = []
     try:
@@ -83,8 +90,8 @@ def table(text: str) -> list[Example]:
         for row in filled:
             if len(row) != len(header):
                 counts = f"line {rows.line_num} has {len(row)} cells, the header {len(header)}"
-                raise ValueError(f'{counts}: put a cell that holds a comma or a line end in quotes, "like, this"')
-            found.append(dict(zip(header, row, strict=True)))
+                raise ValueError(f'{counts}: put a cell that holds {mark!r} or a line end in quotes, "like{mark} this"')
+            found.append(dict(zip(header, map(str.strip, row), strict=True)))
     except csv.Error as error:
         raise ValueError(f"line {rows.line_num} is no CSV ({error}): double the quotes inside quotes") from error
     return found

@@ -11,7 +11,7 @@ References: Brzozowski 1964 and Antimirov 1996 (derivatives).
 """
 
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import reduce
 from typing import Any, NamedTuple
 
@@ -200,6 +200,9 @@ def grammar(schema: Any) -> Expression:
     """
     if not isinstance(schema, Mapping):
         raise ValueError(f"schema: {schema!r:.60} is no object: give one with a type, or an enum")
+    for keyword, (holds, needed) in HOLDS.items():
+        if keyword in schema and not holds(schema[keyword]):
+            raise ValueError(f"schema: {keyword} is {schema[keyword]!r:.60}: give {needed}")
     if "enum" in schema:
         if unknown := sorted(schema.keys() - {"enum", *ASIDE}):
             raise ValueError(f"schema: {unknown[0]!r} beside an enum is not supported; leave it out")
@@ -228,6 +231,20 @@ def grammar(schema: Any) -> Expression:
     return number if _bound(schema, "minimum", (0, None), None) == 0 else chain(SIGN, number)
 
 
+def _texts(value: Any) -> bool:
+    """Whether a value is a list of texts."""
+    return isinstance(value, list | tuple) and all(isinstance(one, str) for one in value)
+
+
+HOLDS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "type": (lambda value: isinstance(value, str) or (_texts(value) and len(value) > 0), "a name, or a list of names"),
+    "enum": (lambda value: isinstance(value, list | tuple) and len(value) > 0, "a list of one value or more"),
+    "properties": (lambda value: isinstance(value, Mapping), 'an object, as {"name": {"type": "string"}}'),
+    "required": (_texts, "a list of names of properties"),
+}
+"""What the value of a keyword must be, and how to say so."""
+
+
 def _known(kind: str | None) -> set[str]:
     if kind not in KEYWORDS:
         raise ValueError(f"schema: type is {kind!r}: choose one of {', '.join(KEYWORDS)}, or give an enum")
@@ -236,8 +253,9 @@ def _known(kind: str | None) -> set[str]:
 
 def _bound(schema: Mapping[str, Any], keyword: str, allowed: Collection, default: Any) -> Any:
     value = schema.get(keyword, default)
-    if value not in allowed:
-        shown = f"0 to {max(allowed)}" if isinstance(allowed, range) else " or ".join(map(repr, allowed))
+    if value not in allowed or (isinstance(allowed, range) and type(value) is not int):  # 64.0 and True count nothing
+        whole = f"0 to {max(allowed)}, in whole numbers," if isinstance(allowed, range) else ""
+        shown = whole or " or ".join(map(repr, allowed))
         raise ValueError(f"schema: {keyword} is {value!r}: {shown} is supported")
     return value
 

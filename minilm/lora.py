@@ -8,6 +8,7 @@ Letters: E inputs and D outputs of a layer, r rank.
 References: Hu et al. 2022; Aghajanyan et al. 2021 (why few directions are enough).
 """
 
+from collections import Counter
 from collections.abc import Collection, Iterator
 
 import torch
@@ -68,22 +69,35 @@ def wrap(
     """Freeze a model and give every linear layer whose name ends in one of ``names`` a trainable correction; in place.
 
     In this package's Transformers: "qkv" and "out" of the attention, "inner" and "outer" of the MLP. Queries, keys and
-    values are one matrix here, as in GPT-2, and get one correction. Raises ValueError for a name that fits no layer.
+    values are one matrix here, as in GPT-2, and get one correction. Raises ValueError for a name that fits no layer of
+    `linear`.
 
     >>> from .transformer import Config, Stack
     >>> stack = wrap(Stack(Config(vocab_size=9, context=8, d_model=16, n_layers=2, n_heads=4)), rank=2, names=["qkv"])
     >>> sum(p.numel() for p in stack.parameters() if p.requires_grad)          # 2 layers, 2 (16 + 48) each
     256
     """
-    linear = {name: layer for name, layer in model.named_modules() if isinstance(layer, nn.Linear)}
-    chosen = {path: layer for path, layer in linear.items() if path.rpartition(".")[2] in names}
+    layers = linear(model)
+    chosen = {path: layer for path, layer in layers.items() if path.rpartition(".")[2] in names}
     if missing := set(names) - {path.rpartition(".")[2] for path in chosen}:
-        there = ", ".join(sorted({path.rpartition(".")[2] for path in linear})) or "none"
-        raise ValueError(f"names: no linear layer is called {min(missing)!r}; those of this model: {there}")
+        there = ", ".join(sorted({path.rpartition(".")[2] for path in layers})) or "none"
+        raise ValueError(
+            f"names: no linear layer with a weight of its own is called {min(missing)!r}; those of this model: {there}"
+        )
     frozen(model)
     for path, layer in chosen.items():
         put(model, path, LoRA(layer, rank, alpha))
     return model
+
+
+def linear(model: nn.Module) -> dict[str, nn.Linear]:
+    """The linear layers that can be corrected, by where they are: those whose weight is no other module's as well.
+
+    An output layer that is the embedding table cannot: merged, its correction would change what the embedding says.
+    """
+    owners = Counter(id(weight) for _, weight in model.named_parameters(remove_duplicate=False))
+    layers = ((path, layer) for path, layer in model.named_modules() if isinstance(layer, nn.Linear))
+    return {path: layer for path, layer in layers if owners[id(layer.weight)] == 1}
 
 
 @torch.no_grad()

@@ -8,18 +8,20 @@ References: Hu et al. 2022; the layout is that of peft 0.21.
 """
 
 import json
+import math
 import re
 from pathlib import Path
 
 import safetensors.torch
 import torch
+import torch.nn.functional as F
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from . import gpt2_files
 from .files import write
 from .heads import frozen
-from .lora import LoRA, adapters, put
+from .lora import LoRA, adapters, linear, put
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 """The two files of an adapter."""
@@ -66,22 +68,25 @@ def save_lora(model: nn.Module, folder: str | Path, layout: str = "minilm", base
     """Write the corrections of a wrapped model, and nothing else, where ``peft`` and `load_lora` find them.
 
     A fused matrix has one A for all its parts; written apart, each part gets that A and its own rows of B: the same
-    function. ``base`` names the model that the adapter belongs to. Raises ValueError where nothing is wrapped, and
-    where layers are scaled differently, of which the file knows nothing.
+    function. The file knows one rank and one scale for all layers: a correction of a lower rank than others is filled
+    up with zeros, again the same function. ``base`` names the model that the adapter belongs to. Raises ValueError
+    where nothing is wrapped, and where layers are scaled differently.
     """
     wrapped = dict(adapters(model))
     if not wrapped:
         raise ValueError("model has no LoRA layer: wrap it first, and save before merging")
-    if len(scales := {layer.scale for layer in wrapped.values()}) > 1:
-        raise ValueError(f"model has layers with alpha / rank of {sorted(scales)}, and a file holds one: merge instead")
+    scales = sorted({layer.scale for layer in wrapped.values()})
+    if not math.isclose(scales[0], scales[-1]):  # alpha / rank of different ranks may differ by rounding
+        raise ValueError(f"model has layers with alpha / rank of {scales}, and a file holds one: merge instead")
+    layer = max(wrapped.values(), key=lambda layer: layer.rank)
     tensors, names = {}, set()
-    for path, layer in wrapped.items():
-        parts = theirs(path, layout)
-        for name, B in zip(parts, layer.B.split(_rows(model, path, len(parts))), strict=True):
-            tensors[f"{PREFIX}{name}.lora_A.weight"] = layer.A.detach().clone()
-            tensors[f"{PREFIX}{name}.lora_B.weight"] = B.detach().contiguous()
+    for path, one in wrapped.items():
+        parts, lacking = theirs(path, layout), layer.rank - one.rank
+        A, B = F.pad(one.A.detach(), (0, 0, 0, lacking)), F.pad(one.B.detach(), (0, lacking))
+        for name, own in zip(parts, B.split(_rows(model, path, len(parts))), strict=True):
+            tensors[f"{PREFIX}{name}.lora_A.weight"] = A.clone()
+            tensors[f"{PREFIX}{name}.lora_B.weight"] = own.contiguous()
             names.add(name.rpartition(".")[2])
-    layer = next(iter(wrapped.values()))
     config = {
         "peft_type": "LORA",
         "task_type": None if layout == "minilm" else "CAUSAL_LM",
@@ -105,9 +110,8 @@ def load_lora(model: nn.Module, folder: str | Path, layout: str = "minilm") -> n
     model, which is then as before.
     """
     config, tensors = _read(Path(folder))
-    linear = {path: layer for path, layer in model.named_modules() if isinstance(layer, nn.Linear)}
-    found = {}
-    for path, layer in linear.items():
+    layers, found = linear(model), {}
+    for path, layer in layers.items():
         parts = [[tensors.pop(f"{PREFIX}{name}.lora_{x}.weight", None) for x in "AB"] for name in theirs(path, layout)]
         if any(one is not None for part in parts for one in part):
             found[path] = _thin(path, layer, parts)
@@ -115,7 +119,7 @@ def load_lora(model: nn.Module, folder: str | Path, layout: str = "minilm") -> n
         name = min(tensors, default="").removeprefix(PREFIX)
         raise ValueError(f"folder={str(folder)!r}: {name or 'nothing in it'} fits no layer under layout={layout!r}")
     scale = config["lora_alpha"] / config["r"]
-    wrapped = {path: LoRA(linear[path], len(A), scale * len(A)) for path, (A, _) in found.items()}
+    wrapped = {path: LoRA(layers[path], len(A), scale * len(A)) for path, (A, _) in found.items()}
     frozen(model)
     for path, layer in wrapped.items():
         for mine, new in zip((layer.A, layer.B), found[path], strict=True):
@@ -128,8 +132,8 @@ def _read(folder: Path) -> tuple[dict, dict[str, Tensor]]:
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         tensors = safetensors.torch.load_file(folder / WEIGHTS)
-        config["lora_alpha"] / config["r"]  # both there, and numbers
-    except (OSError, ValueError, SafetensorError, KeyError, TypeError) as error:
+        config["lora_alpha"] / config["r"]  # both there, numbers, and the rank not 0
+    except (OSError, ValueError, SafetensorError, KeyError, TypeError, ZeroDivisionError) as error:
         raise ValueError(f"folder={str(folder)!r} holds no adapter that can be read ({error!r})") from error
     for name, plain in PLAIN.items():
         if config.get(name, plain) != plain:

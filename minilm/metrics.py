@@ -30,8 +30,10 @@ Column = Sequence[Any] | np.ndarray
 Answers = Sequence[str] | Sequence[Sequence[str]]
 """The right answer to each question, or several that are all right."""
 
-_SINGLE = r"\p{Han}\p{Hiragana}\p{Katakana}"
-WORD = regex.compile(rf"(?V1)[{_SINGLE}]|[[\p{{L}}\p{{M}}\p{{N}}]--[{_SINGLE}]]+")
+SINGLE = r"\p{Han}\p{Hiragana}\p{Katakana}"
+"""Characters of scripts without blanks between words."""
+
+WORD = regex.compile(rf"(?V1)[{SINGLE}]|[[\p{{L}}\p{{M}}\p{{N}}]--[{SINGLE}]]+")
 """What ROUGE counts."""
 
 BATCH = 200

@@ -6,18 +6,23 @@ Not here: how it was made (``minilm.train``, ``minilm.presets``) or stored (``mi
 from functools import lru_cache
 from pathlib import Path
 
-from . import checkpoint, llama, presets
+from . import checkpoint, data, llama, presets
 from .contract import LanguageModel
 from .tokenizer import Tokenizer
 
 
-@lru_cache(maxsize=2)
 def load(name: str = "smollm2") -> tuple[LanguageModel, Tokenizer]:
     """A model and its tokenizer: of a folder that `train` wrote, a preset, a ``.gguf`` file, or a card.
 
     The model of a preset is the book's, trained on Shakespeare at the first call. Calls share what is loaded, so it is
-    not to be changed. Raises ValueError for a name of none of these, and what the loading raises.
+    not to be changed; where its files have changed, it is loaded anew. Raises ValueError for a name of none of these,
+    and what the loading raises.
     """
+    return _load(name, data.state(name))
+
+
+@lru_cache(maxsize=2)
+def _load(name: str, state: tuple) -> tuple[LanguageModel, Tokenizer]:
     if Path(name).is_dir():
         return checkpoint.load(name)
     if check(name) in presets.PRESETS:

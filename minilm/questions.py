@@ -12,7 +12,7 @@ Richardson et al. 2013 (words in common as a baseline).
 import json
 import random
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,6 +34,11 @@ KINDS = {
     "name": rf"{WORD}(?:(?: of| of the| de| and)? {WORD}){{0,4}}|(?<=\")\w[^\"]{{2,38}}\w(?=[,.]?\")",
 }
 """What an answer looks like, by kind; what fits an earlier kind is none of a later one."""
+
+CAPITALS = "".join(filter(str.isupper, map(chr, range(2**16))))
+READ = {kind: pattern.replace("[A-Z]", f"[{CAPITALS}]") for kind, pattern in KINDS.items()}
+"""The same with the capitals of all scripts: for what is read. The rule keeps to `KINDS`, or its questions would change
+and with them the reader that is trained on them."""
 
 ASKS = {
     "year": ("When", "When", "In which year", "What year"),
@@ -85,15 +90,17 @@ def written() -> list[Question]:
     return found
 
 
-def candidates(text: str) -> list[Span]:
+def candidates(text: str, kinds: Mapping[str, str] = KINDS) -> list[Span]:
     """What in a text could be an answer: dates, numbers, and names that do not merely begin a sentence.
+
+    ``kinds`` says what they look like: `KINDS` or `READ`.
 
     >>> text = "In 1898 Marie Curie found two elements in Paris."
     >>> [(text[span.start : span.end], span.kind) for span in candidates(text)]
     [('1898', 'date'), ('two', 'number'), ('Marie Curie', 'name'), ('Paris', 'name')]
     """
     found: list[Span] = []
-    for kind, pattern in KINDS.items():
+    for kind, pattern in kinds.items():
         for match in re.finditer(pattern, text):
             start, end = match.span()
             opens = kind == "name" and " " not in match[0] and re.search(r"(?:^|[.!?] )$", text[:start])
@@ -115,9 +122,9 @@ def wanted(question: str) -> str:
     return "number" if re.search(r"\bhow (?:many|much|far|long|often|old|likely|high|large)\b", asked) else "name"
 
 
-def fitting(question: str, text: str) -> list[Span]:
+def fitting(question: str, text: str, kinds: Mapping[str, str] = KINDS) -> list[Span]:
     """The `candidates` of the kind that a question asks for; all of them where there is none of it."""
-    spans, kind = candidates(text), wanted(question)
+    spans, kind = candidates(text, kinds), wanted(question)
     return [span for span in spans if span.kind == kind] or spans
 
 

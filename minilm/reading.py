@@ -140,7 +140,7 @@ class SpanReader:
             with threads():
                 logits = self.model(*_inputs(self.units, [rows[i] for i in places])).log_softmax(-1)
             for i, scores in zip(places, logits, strict=True):
-                spans = questions.fitting(asked[i], texts[i].text) if kinds else []
+                spans = questions.fitting(asked[i], texts[i].text, questions.READ) if kinds else []
                 first, last = _choice(rows[i], scores, spans)
                 begin, end = rows[i].places[first - rows[i].first][0], rows[i].places[last - rows[i].first][1]
                 found[i] = Answer(texts[i].text[begin:end], float(scores[0, first] + scores[1, last]), texts[i])
@@ -226,6 +226,28 @@ def _greedy(model: LanguageModel, prompts: list[list[int]], room: int, end: int)
 
 
 # Search, then read
+
+
+def read(asked: Sequence[str], texts: Sequence[Passage], reader: SpanReader | None = None) -> list[Answer]:
+    """The likeliest answer to each question in its passage, which may be of any length.
+
+    What a row has no room for is cut into passages, and these are a library in which to `look_up` the answer: then it
+    comes with the passage that it was found in, and that passage's number as its paragraph.
+    """
+    reader = reader or span_reader()
+    rows = [row(reader.units, question, text.text, LENGTH + 1) for question, text in zip(asked, texts, strict=True)]
+    fits = [len(made.ids) <= LENGTH for made in rows]
+    pairs = [(question, text) for question, text, fit in zip(asked, texts, fits, strict=True) if fit]
+    short = iter(reader([question for question, _ in pairs], [text for _, text in pairs]))
+
+    def long(question: str, text: Passage, room: int) -> Answer:
+        some = passages([data.Document(text.title, text.text)])
+        shelf = Library([one._replace(text=part) for one in some for part in bert.cut(reader.units, one.text, room)])
+        return look_up([question], shelf, reader, len(shelf.passages), "dense")[0]
+
+    rooms = (LENGTH - made.first + 1 for made in rows)  # the last mark is in the frame of both
+    every = zip(asked, texts, rooms, fits, strict=True)
+    return [next(short) if fit else long(question, text, room) for question, text, room, fit in every]
 
 
 def look_up(

@@ -22,6 +22,7 @@ from typing import NamedTuple
 
 import bm25s
 import numpy as np
+import regex
 from jaxtyping import Bool, Float
 from scipy.stats import rankdata
 from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS, TfidfVectorizer
@@ -30,6 +31,7 @@ from . import bert, data
 from .data import Document
 from .files import write
 from .machine import threads
+from .metrics import SINGLE
 
 TOKENS = 128
 """MiniLM reads this much of a passage; it was trained on texts of this length."""
@@ -40,11 +42,17 @@ WORDS = 100
 MOST = 16
 """Paragraphs of an article that the book searches: all of them would take MiniLM four times as long to read."""
 
-SENTENCE = re.compile(
-    r"(?<=[.!?])(?<!\b[A-Z]\.)(?<!\b(?:St|Dr|Mr|Ms|vs|No)\.)(?<!\b(?:Mrs|e\.g|i\.e)\.)"
-    r"[\"')\]]*\s+(?=[\"'(]?[A-Z0-9])"
+WIDE_END = r"(?<=[。！？])[\"'”’」』》〉）)】\]]*+"
+SENTENCE = regex.compile(
+    r"(?<=[.!?])(?<!\b\p{Lu}\.)(?<!\b(?:St|Dr|Mr|Ms|vs|No)\.)(?<!\b(?:Mrs|e\.g|i\.e)\.)"
+    r"(?:[\"'”’“»)\]]|\s»)*\s+(?=[\"'“‘„«(]?\s?[\p{Lu}0-9])"
+    rf"|{WIDE_END}\s*+(?![。！？…，、；：])"
 )
-"""The gap between two sentences: after a full stop that ends no initial and no title, before a capital or a digit."""
+"""The gap between two sentences: after a full stop that ends no initial and no title, before a capital or a digit;
+after a full stop of Chinese or Japanese anywhere, since no blank follows it."""
+
+PART = regex.compile(rf"(?P<single>[{SINGLE}])|[^{SINGLE}]+")
+"""A Chinese or Japanese character, or what stands between such."""
 
 
 class Passage(NamedTuple):
@@ -73,16 +81,52 @@ def sentences(text: str) -> list[str]:
 
     >>> sentences("Dr. Who met J. Smith in 1963. (He left.) Was it 3.5 p.m.? Yes")
     ['Dr. Who met J. Smith in 1963.', '(He left.)', 'Was it 3.5 p.m.?', 'Yes']
+    >>> sentences("« C'était l'été. » Était-ce vrai ? „Ja.“ Ähnlich É. Zola.")
+    ["« C'était l'été. »", 'Était-ce vrai ?', '„Ja.“', 'Ähnlich É. Zola.']
+    >>> sentences("他问：“有猫吗？”有。")
+    ['他问：“有猫吗？”', '有。']
     """
     cuts = [0, *(gap.end() for gap in SENTENCE.finditer(text)), len(text)]
     return [text[start:end].strip() for start, end in pairwise(cuts) if text[start:end].strip()]
 
 
+def joined(texts: Iterable[str]) -> str:
+    """Sentences as one text: with a blank after each, but for those that end as Chinese and Japanese ones do.
+
+    >>> joined(["One.", "Two.", "猫。", "狗。"])
+    'One. Two. 猫。狗。'
+    """
+    return "".join(text if regex.search(rf"{WIDE_END}$", text) else f"{text} " for text in texts).rstrip()
+
+
+def n_words(text: str) -> int:
+    """How many words a text has: what stands between blanks, or `apart`.
+
+    >>> n_words("It isn't far - yes."), n_words("今天 GPT，下雨。")
+    (5, 5)
+    """
+    return len(apart(text, text.split()))
+
+
+def apart(text: str, runs: list[str]) -> list[str]:
+    """The runs of characters that are the words of a text; in Chinese and Japanese each character is one by itself.
+
+    These have no blanks between words. A text is theirs where more than a fifth of its letters are; a Chinese name in
+    an English one is a word like any other.
+
+    >>> apart("有猫。", ["有猫。"]), apart("Beijing (北京) is large", ["北京"])
+    (['有', '猫'], ['北京'])
+    """
+    if 5 * sum(match["single"] is not None for match in PART.finditer(text)) <= sum(map(str.isalnum, text)):
+        return runs
+    return [part[0] for run in runs for part in PART.finditer(run) if any(map(str.isalnum, part[0]))]
+
+
 def passages(documents: Iterable[Document], most: int | None = None, words: int = WORDS) -> list[Passage]:
     r"""The paragraphs of documents, of each at most the first ``most``; a long one is cut between sentences.
 
-    A passage holds ``words`` words or fewer, unless a single sentence is longer. Raises ValueError where nothing is
-    left.
+    A passage holds ``words`` words or fewer (`n_words`), unless a single sentence is longer. Raises ValueError where
+    nothing is left.
 
     >>> document = Document("A", "One two. Three four.\n\nFive six seven eight.")
     >>> [passage.text for passage in passages([document], words=3)]
@@ -102,8 +146,8 @@ def pieces(paragraph: str, words: int = WORDS) -> list[str]:
     """A paragraph cut between sentences into pieces of at most so many words, where sentences allow it."""
     found: list[str] = []
     for sentence in sentences(paragraph):
-        if found and len(f"{found[-1]} {sentence}".split()) <= words:
-            found[-1] += f" {sentence}"
+        if found and n_words(both := joined([found[-1], sentence])) <= words:
+            found[-1] = both
         else:
             found.append(sentence)
     return found
@@ -123,10 +167,17 @@ def read(path: str | Path) -> list[Passage]:
 def words(text: str) -> list[str]:
     """What BM25 and TF-IDF count: words in lower case, without those that stand in every text.
 
-    >>> words("What's the capital of Åland?")
-    ['s', 'capital', 'åland']
+    In Chinese and Japanese characters are words one by one, as in `minilm.metrics.WORD`.
+
+    >>> words("What's the capital of Åland?"), words("中国的首都")
+    (['s', 'capital', 'åland'], ['中', '国', '的', '首', '都'])
     """
-    return [word for word in re.findall(r"\w+", text.lower()) if word not in ENGLISH_STOP_WORDS]
+    return [word for word in counted(text) if word not in ENGLISH_STOP_WORDS]
+
+
+def counted(text: str) -> list[str]:
+    """All words of a text in lower case, without punctuation."""
+    return apart(text, re.findall(r"\w+", text.lower()))
 
 
 # The ways to find

@@ -9,7 +9,6 @@ References: Mihalcea & Tarau 2004 (TextRank); Brin & Page 1998 (the walk behind 
 """
 
 import math
-import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 
@@ -17,7 +16,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
-from .retrieval import sentences, vectors, words
+from .retrieval import counted, joined, n_words, sentences, vectors, words
 
 DAMPING = 0.85
 """How often the walk follows a similarity; else it jumps anywhere."""
@@ -85,17 +84,19 @@ HOW: dict[str, Callable[[Sequence[str]], Float[np.ndarray, " N"]]] = {
 def chosen(texts: Sequence[str], scores: ArrayLike, most: int) -> list[int]:
     """The best sentences that ``most`` words have room for, in order; what is too long for the rest is passed over.
 
-    One sentence is always taken, and of sentences that say the same in the same words one.
+    Words are counted by `minilm.retrieval.n_words`. One sentence is always taken, and of sentences that say the same in
+    the same words one.
 
     >>> chosen(["a b c", "d e", "f g h i", "j"], [3, 1, 2, 0], most=6)
     [0, 1, 3]
     """
     order = np.argsort(-np.asarray(scores, dtype=float), kind="stable").tolist()
-    taken, left = order[:1], most - sum(len(texts[i].split()) for i in order[:1])
+    sizes = [n_words(text) for text in texts]
+    taken, left = order[:1], most - sum(sizes[i] for i in order[:1])
     for i in order[1:]:
-        if len(texts[i].split()) <= left and texts[i] not in [texts[j] for j in taken]:
+        if sizes[i] <= left and texts[i] not in [texts[j] for j in taken]:
             taken.append(i)
-            left -= len(texts[i].split())
+            left -= sizes[i]
     return sorted(taken)
 
 
@@ -110,7 +111,7 @@ def summarise(text: str, most: int = 80, how: str = "centroid") -> str:
     texts = sentences(text)
     if not texts:
         raise ValueError("text is empty: give one with a sentence in it")
-    return " ".join(texts[i] for i in chosen(texts, HOW[how](texts), most))
+    return joined(texts[i] for i in chosen(texts, HOW[how](texts), most))
 
 
 def oracle(texts: Sequence[str], reference: str, most: int) -> list[int]:
@@ -119,10 +120,10 @@ def oracle(texts: Sequence[str], reference: str, most: int) -> list[int]:
     >>> oracle(["it was so", "green cats", "cats sleep all day"], "All day long cats sleep.", most=7)
     [2]
     """
-    count = lambda text: Counter(re.findall(r"\w+", text.lower()))
+    count = lambda text: Counter(counted(text))
     goal, bags, taken, have = count(reference), [count(text) for text in texts], [], Counter()
     f1 = lambda bag: 2 * (bag & goal).total() / max(1, bag.total() + goal.total())
-    room = lambda i: sum(len(texts[j].split()) for j in (*taken, i)) <= most
+    room = lambda i: sum(n_words(texts[j]) for j in (*taken, i)) <= most
     while more := [i for i in range(len(texts)) if i not in taken and (room(i) or not taken)]:
         best = max(more, key=lambda i: f1(have + bags[i]))
         if taken and f1(have + bags[best]) <= f1(have):

@@ -54,9 +54,13 @@ def translator(of: str = "phrases") -> Translator:
     return multitask.trained() if of == "phrases" else writing.interface()
 
 
-@lru_cache(maxsize=2)
 def library(folder: str | Path | None = None) -> Library:
-    """The passages of a file or a folder of texts; without one, those of the corpus "wikipedia"."""
+    """The passages of a file or a folder of texts, read anew where they changed; without one, those of "wikipedia"."""
+    return _library(folder, () if folder is None else data.state(folder))
+
+
+@lru_cache(maxsize=2)
+def _library(folder: str | Path | None, state: tuple) -> Library:
     return Library(retrieval.wikipedia() if folder is None else retrieval.read(folder))
 
 
@@ -78,8 +82,11 @@ def fine_tuned(name: str) -> heads.Classifier:
 
 
 def sentiment(model: str) -> Answer:
-    """For or against: by a word list, by film reviews (their words, or a fine-tuned encoder), or by asking a model."""
-    classes = data.card("rotten-tomatoes").classes
+    """For or against: by a word list, by film reviews (their words, or a fine-tuned encoder), or by asking a model.
+
+    The encoder reads a long text in pieces and takes the mean of what it makes of them.
+    """
+    classes = verdicts()
     if model == "lexicon":
         from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer  # reads its word list from disk
 
@@ -88,26 +95,42 @@ def sentiment(model: str) -> Answer:
     if model == "bag-of-words":
         return lambda examples: [classes[c] for c in bag_of_words("rotten-tomatoes").predict(_texts(examples))]
     if model == "all-minilm":
-        tuned, units = fine_tuned("rotten-tomatoes"), retrieval.encoder()[1]
-        return lambda examples: [classes[c] for c in bert.logits(tuned, units, _texts(examples)).argmax(1)]
+        units = retrieval.encoder()[1]
+        logits = partial(bert.averaged, partial(bert.logits, fine_tuned("rotten-tomatoes"), units), units)
+        return lambda examples: [classes[c] for c in logits(_texts(examples)).argmax(1)]
     return prompted(model, classes, ("Review", "Sentiment"), prompting.CONTENT_FREE)
 
 
 def topics(model: str, labels: Sequence[str] | str | None = None) -> Answer:
-    """One of ``labels`` (a sequence, or names with commas between them; without it the topics of the BBC's news)."""
-    usual = data.card("bbc-news").classes
-    labels = usual if labels is None else labels
-    labels = [one.strip() for one in labels.split(",")] if isinstance(labels, str) else list(labels)
-    if len(labels) < 2 or not all(labels):
-        raise ValueError(f"labels={labels!r}: give two or more names, such as sport,politics")
+    """One of ``labels`` (a sequence, or names with commas between them; without it the topics of the BBC's news).
+
+    The encoder reads a long text in pieces, as `sentiment` does.
+    """
+    usual, labels = data.card("bbc-news").classes, choices(labels)
     if model == "bag-of-words":
         if set(labels) != set(usual):
             raise ValueError(f"labels={labels!r}: bag-of-words has learnt {', '.join(usual)}; choose another model")
         return lambda examples: [usual[c] for c in bag_of_words("bbc-news").predict(_texts(examples))]
     if model == "all-minilm":
-        vectors = partial(bert.embed, *retrieval.encoder(), length=retrieval.TOKENS)
+        encoder, units = retrieval.encoder()
+        embed = partial(bert.embed, encoder, units, length=retrieval.TOKENS)
+        vectors = partial(bert.averaged, embed, units, length=retrieval.TOKENS)
         return lambda examples: [labels[c] for c in (vectors(_texts(examples)) @ vectors(labels).T).argmax(1)]
     return prompted(model, labels, ("Text", "Topic"))  # texts that say nothing do not help here: chapter 15
+
+
+def verdicts() -> list[str]:
+    """What `sentiment` may say."""
+    return list(data.card("rotten-tomatoes").classes)
+
+
+def choices(labels: Sequence[str] | str | None = None) -> list[str]:
+    """What `topics` may say. Raises ValueError for labels that leave no choice."""
+    labels = data.card("bbc-news").classes if labels is None else labels
+    labels = [one.strip() for one in labels.split(",")] if isinstance(labels, str) else list(labels)
+    if len(labels) < 2 or not all(labels):
+        raise ValueError(f"labels={labels!r}: give two or more names, such as sport,politics")
+    return labels
 
 
 def prompted(model: str, labels: Sequence[str], names: tuple[str, str], neutral: Sequence[str] = ()) -> Answer:
@@ -183,7 +206,10 @@ def found(outputs: list[Any], references: list[Any]) -> dict[str, Estimate]:
 
 
 def answer(model: str, folder: str | Path | None = None) -> Answer:
-    """An example's own ``passage`` is read; where it has none, the span reader searches, and others know by heart."""
+    """An example's own ``passage`` is read, by the span reader in pieces where it is long.
+
+    Where it has none, the span reader searches, and others know by heart.
+    """
     if folder is not None and model != "span-reader":
         raise ValueError(f"folder={str(folder)!r}: only span-reader searches it; {model} answers by heart")
     passage = lambda one: (one.get("passage") or "").strip()
@@ -192,7 +218,7 @@ def answer(model: str, folder: str | Path | None = None) -> Answer:
         given = [one for one in examples if passage(one)]
         texts = [Passage(one.get("title") or "", one["passage"]) for one in given]
         reader = reading.span_reader()
-        read = iter(reader([one["question"] for one in given], texts))
+        read = iter(reading.read([one["question"] for one in given], texts, reader))
         asked = [one["question"] for one in examples if not passage(one)]
         looked = iter(reading.look_up(asked, library(folder), reader) if asked else [])
         return [next(read if passage(one) else looked) for one in examples]
@@ -217,10 +243,17 @@ def answered(outputs: list[Any], references: list[Any]) -> dict[str, Estimate]:
 # Writing
 
 
-def summarise(model: str, most: int = 80) -> Answer:
-    """Sentences of the text with ``most`` words or fewer; or a headline, by a language model or one tuned for it."""
+def summarise(model: str, most: int | None = None) -> Answer:
+    """Sentences of the text with ``most`` words (80) or fewer; or a headline, by a language model or one tuned for it.
+
+    Raises ValueError for ``most`` below 1, and where it says nothing.
+    """
+    if most is not None and most < 1:
+        raise ValueError(f"most={most}: a summary has 1 word or more")
     if model in summary.HOW:
-        return lambda examples: [summary.summarise(text, most, model) for text in _texts(examples)]
+        return lambda examples: [summary.summarise(text, most or 80, model) for text in _texts(examples)]
+    if most is not None:
+        raise ValueError(f"most={most}: only {', '.join(summary.HOW)} count words; {model} writes a headline")
     writer = writing.headliner() if model == "headlines" else models.load(model)
     return lambda examples: writing.headlines(*writer, _texts(examples))
 

@@ -53,7 +53,11 @@ def test_jsonl_is_read_as_it_was_written(tmp_path_factory, rows):
 def test_csv_is_read_as_it_was_written(rows, quoting):
     written = io.StringIO(newline="")
     csv.writer(written, quoting=quoting, lineterminator="\n").writerows([("text", "label"), *rows])
-    assert examples.table(written.getvalue()) == [{"text": text, "label": label} for text, label in rows]
+    expected = [{"text": text.strip(), "label": label.strip()} for text, label in rows]
+    assert examples.table(written.getvalue()) == expected
+    for mark in (", ", ";", "\t"):
+        written = "\n".join(mark.join(json.dumps(cell) for cell in row) for row in (("a", "b"), ("x, y", "1;2")))
+        assert examples.table(written) == [{"a": "x, y", "b": "1;2"}], mark
 
 
 def test_lines_are_read_without_what_surrounds_them(tmp_path):
@@ -68,6 +72,7 @@ def test_lines_are_read_without_what_surrounds_them(tmp_path):
         ("a.jsonl", '{"text": "a"}\n["b"]', "line 2 is .* no JSON object"),
         ("a.jsonl", "[" * 100_000, "line 1 is no JSON"),
         ("a.csv", 'text,label\n"a",b\n"a\nb",c,d\n', "line 4 has 3 cells, the header 2: put .* in quotes"),
+        ("a.csv", "text;label\na;b;c\n", "line 2 has 3 cells, the header 2: put a cell that holds ';'"),
         ("a.csv", "text,text\na,b", "line 1 is 'text,text': name every column"),
         ("a.csv", 'text,label\na,"b"c', "line 2 is no CSV"),
         ("a.csv", "text,label\n", "holds no example"),
@@ -84,8 +89,8 @@ def test_a_file_that_cannot_be_read_is_refused_with_line_and_remedy(tmp_path, na
 
 
 def test_a_cell_may_hold_a_book(tmp_path):
-    (tmp_path / "a.csv").write_text("\ntext,label\n" + "long " * 50_000 + ",x")
-    assert read(tmp_path / "a.csv") == [{"text": "long " * 50_000, "label": "x"}]
+    (tmp_path / "a.csv").write_text("\ntext,label\n" + "a long" * 50_000 + ",x")
+    assert read(tmp_path / "a.csv") == [{"text": "a long" * 50_000, "label": "x"}]
     limit = csv.field_size_limit()
     examples.table("text\nshort")
     assert csv.field_size_limit() == limit, "what others may read does not shrink"
@@ -132,6 +137,19 @@ def test_a_missing_file_is_said(tmp_path):
         (partial(run, "extract", [{"text": "a", "data": "{}"}], schema={"type": "null"}), "'data' is .* an object"),
         (partial(run, "answer", [{"question": "a", "answer": []}], "smollm2"), "'answer' is .* needs a text"),
         (partial(run, "answer", [{"question": "a", "passage": 5}]), r"examples\[0\]: 'passage' is 5"),
+        (
+            partial(
+                run, "sentiment", [{"text": "a", "label": "negative"}, {"text": "b", "label": "Positive"}], "lexicon"
+            ),
+            r"examples\[1\]: 'label' is 'Positive', and lexicon says one of negative, positive",
+        ),
+        (partial(run, "topics", [{"text": "a", "label": "sport"}], "smollm2"), "smollm2 says one of .*sports"),
+        (partial(run, "topics", [{"text": "a", "label": "c"}], "smollm2", labels="a,b"), "'c', and .* one of a, b"),
+        (partial(run, "sentiment", ["a", "good \ud83d"], "lexicon"), r"examples\[1\]: .*lone surrogate"),
+        (partial(run, "extract", [{"text": "a", "data": {"b": "\ud83d"}}], schema={"type": "null"}), "lone surrogate"),
+        (partial(load, "summarise", "first", most=0), "most=0: a summary has 1 word or more"),
+        (partial(load, "summarise", "smollm2", most=5), "most=5: only centroid, textrank, first count words"),
+        (partial(load, "summarise", "headlines", most=5), "headlines writes a headline"),
         (partial(load, "answer", "smollm2", folder="notes"), "only span-reader searches"),
         (partial(load, "topics", labels=""), "two or more"),
         (partial(load, "extract", schema={"type": "array"}), "lacks items"),
@@ -200,6 +218,29 @@ def test_the_tuned_encoder_answers_with_its_own_tokenizer(monkeypatch):
     tools.fine_tuned.cache_clear()
 
 
+class Counting(torch.nn.Module):
+    """An encoder, and a classifier of two classes, that only counts the letters a and b of what it reads."""
+
+    units = WordPiece([*SPECIALS, *"ab"])
+
+    def forward(self, ids, mask):
+        counts = torch.stack([(ids == self.units.vocab[letter]).sum(1) for letter in "ab"], 1)
+        return counts.float()
+
+
+def test_the_end_of_a_long_text_counts(monkeypatch):
+    """Two thirds of each text are b, behind what is read at once."""
+    monkeypatch.setattr(tools, "fine_tuned", lambda name: Counting())
+    monkeypatch.setattr(retrieval, "encoder", lambda: (Counting(), Counting.units))
+    vectors = lambda model, units, texts, length: torch.cat([model(*units.batch([t], length=length)) for t in texts])
+    monkeypatch.setattr(bert, "logits", partial(vectors, length=bert.LENGTH))
+    monkeypatch.setattr(bert, "embed", vectors)
+    for task, size, says in (("sentiment", bert.LENGTH, ("negative", "positive")), ("topics", retrieval.TOKENS, "ab")):
+        more = {"labels": "a,b"} if task == "topics" else {}
+        texts = ["a " * size + "b " * 2 * size, "a b a", "b " * (size - 2)]
+        assert load(task, "all-minilm", **more)(texts) == [says[1], says[0], says[1]]
+
+
 def test_translations_are_marked_exactly_and_in_part():
     result = run(
         "translate", [{"text": " in 3\n days ", "translation": "dans 3 jours"}, {"text": "x", "translation": "y"}]
@@ -226,6 +267,8 @@ def test_search_is_the_librarys_and_marked_by_rank():
 def test_a_passage_that_is_given_is_read_and_others_are_looked_up(monkeypatch):
     class Reader(reading.SpanReader):
         """Answers with the last word of a passage, surer of those by the sea."""
+
+        units = WordPiece([*SPECIALS, *"ab"])
 
         def __init__(self):
             pass
@@ -328,3 +371,15 @@ def test_a_passage_that_shares_no_word_is_not_found():
     hits = [{"title": "A", "score": 0.0}, {"title": "B", "score": 0.0}]
     assert tools.found([hits], ["A"])["mrr"].value == 0
     assert tools.found([[{**hits[0], "score": 0.1}]], ["A"])["mrr"].value == 1
+
+
+def test_a_folder_that_changed_is_read_anew(tmp_path, monkeypatch):
+    monkeypatch.undo()  # the real library
+    (tmp_path / "a.txt").write_text("The old text about cats.")
+    find = lambda: [hit["text"] for hit in load("search", "bm25", folder=tmp_path)(["cats"])[0]]
+    assert find() == ["The old text about cats."]
+    assert tools.library(tmp_path) is tools.library(tmp_path), "what did not change is shared"
+    (tmp_path / "a.txt").write_text("A new text about dogs and cats.")
+    assert find() == ["A new text about dogs and cats."]
+    (tmp_path / "b.txt").write_text("More about cats.")
+    assert set(find()) == {"A new text about dogs and cats.", "More about cats."}

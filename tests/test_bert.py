@@ -9,12 +9,25 @@ from types import SimpleNamespace
 import pytest
 import safetensors.torch
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import config, randomised
 
 from minilm import bert
-from minilm.bert import BERT, MaskedLM, by_length, embed, from_bert, labelled, load, mask_tokens, save, to_bert
+from minilm.bert import (
+    BERT,
+    MaskedLM,
+    averaged,
+    by_length,
+    cut,
+    embed,
+    from_bert,
+    labelled,
+    load,
+    mask_tokens,
+    save,
+    to_bert,
+)
 from minilm.bert_files import NAMES, from_bert_config, to_bert_config
 from minilm.contract import IGNORE, loss
 from minilm.heads import Classifier, mean_pool
@@ -365,3 +378,28 @@ def test_refusals_say_why(call, message):
 
 def test_names_of_all_parts_can_be_had_from_bert():
     assert bert.BERT is BERT and set(bert.__all__) <= set(dir(bert))
+
+
+@given(st.lists(st.text("abcdefghij中文", min_size=1, max_size=12), min_size=1, max_size=60), st.integers(16, 30))
+def test_pieces_of_a_text_are_all_of_it_and_fit(words, length):
+    text = " ".join(words)
+    pieces = cut(TOKENIZER, text, length)
+    ids = [id for piece in pieces for id in TOKENIZER.row(piece, length=length)[0][1:-1]]
+    assert ids == TOKENIZER.encode(text), "nothing is lost, and nothing comes twice"
+    assert "".join("".join(pieces).split()) == "".join(words)
+    assert (pieces == [text]) == (len(TOKENIZER.encode(text)) <= length - 2)
+
+
+@settings(max_examples=20)
+@given(texts)
+def test_only_long_texts_are_averaged(several):
+    torch.manual_seed(0)
+    model = Classifier(BERT(replace(CONFIG, context=64, vocab_size=TOKENIZER.vocab_size)), 3).eval()
+    torch.nn.init.normal_(model.head.weight)
+    logits = lambda some: bert.logits(model, TOKENIZER, some)
+    assert torch.equal(averaged(logits, TOKENIZER, several), logits(several))
+    long = "a b " * 100 + "c " * 100
+    pieces = cut(TOKENIZER, long)
+    found = averaged(logits, TOKENIZER, [*several, long])[-1]
+    assert len(pieces) > 3
+    torch.testing.assert_close(found, logits(pieces).mean(0), rtol=1e-4, atol=1e-5)

@@ -148,3 +148,19 @@ def test_extract_is_valid_for_every_text_whatever_the_model():
     assert len(written) == 3 and all(checked(text, SCHEMA) for text in written)
     free = extract(model, UNITS, texts, SCHEMA, shots=[shot], free=True)
     assert not any(checked(text, SCHEMA) for text in free)
+
+
+def test_long_answers_are_written_a_few_at_once(monkeypatch):
+    """An array may be long, so its cache is; what is written is the same."""
+    torch.manual_seed(1)
+    model = randomised(GPT(Config(UNITS.vocab_size, context=900, d_model=16, n_layers=1, n_heads=2))).eval()
+    schema = {"type": "object", "properties": {"x": {"type": "array", "items": {"type": "integer"}, "maxItems": 20}}}
+    texts = ["Ann is 41.", "no", "Änne", "yes", "no"]
+    together = extract(model, UNITS, texts, schema)
+    monkeypatch.setattr("minilm.constrain.generate_batch", lambda model, prompts, *more, **how: (
+        sizes.append(len(prompts)) or generate_batch(model, prompts, *more, **how)))  # fmt: skip
+    for room, most in ((longest(grammar(schema)) * 2 + 2, 2), (1, 1)):
+        sizes = []
+        monkeypatch.setattr("minilm.constrain.ROOM", room)
+        assert extract(model, UNITS, texts, schema) == together
+        assert sum(sizes) == 5 and max(sizes) == most

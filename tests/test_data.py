@@ -279,6 +279,30 @@ def test_a_folder_is_joined_or_split_by_file(tmp_path, n):
         assert [d.title for split in SPLITS for d in getattr(corpus, split)] == [f"{i:02}.txt" for i in range(n)]
 
 
+def test_hidden_copies_are_no_texts(tmp_path):
+    for name in (".ipynb_checkpoints/my-checkpoint.txt", "my.txt", "sub/B.TXT", "sub/.c/d.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name)
+    (tmp_path / "._my.txt").write_bytes(b"\xff")  # macOS's, beside every file on a foreign disk
+    assert [one.title for one in data.read_documents(tmp_path)] == ["my.txt", "sub/B.TXT"]
+    assert data.read_text(tmp_path / ".ipynb_checkpoints") == ".ipynb_checkpoints/my-checkpoint.txt", (
+        "asked for by name"
+    )
+    assert [one.title for one in data.read_documents(tmp_path / "sub" / ".c")] == ["d.txt"]
+
+
+def test_the_state_of_a_folder_tells_what_changed(tmp_path):
+    states = [data.state(tmp_path)]
+    for name, text in (("a.txt", "one"), ("a.txt", "three"), ("sub/b.txt", "two"), ("a.txt", "seven")):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+        states.append(data.state(tmp_path))
+        assert data.state(tmp_path) == states[-1]
+    (tmp_path / "a.txt").unlink()
+    states.append(data.state(tmp_path))
+    assert len(set(states)) == len(states) and data.state(tmp_path / "gone") == ()
+
+
 def test_marks_and_line_ends_are_made_uniform(tmp_path):
     (tmp_path / "dos.txt").write_bytes("\ufeffone\r\ntwo\rthree – 文\n".encode())
     assert data.read_text(tmp_path / "dos.txt") == "one\ntwo\nthree – 文\n"

@@ -175,6 +175,17 @@ def test_what_cannot_be_promised_is_refused(schema, match):
         ({"type": "object", "required": ["a"]}, "required 'a'"),
         ({"enum": ["a"], "pattern": "b"}, "beside an enum"),
         ({"type": "string", "format": "date", "maxLength": 3}, "a date has a length"),
+        ({"type": "object", "properties": ["name", "age"]}, r"properties is \['name', 'age'\]: give an object"),
+        ({"type": "object", "properties": {"a": {"type": "null"}}, "required": True}, "required is True: give a list"),
+        ({"type": "object", "required": [["a"]]}, "required is .* give a list"),
+        ({"enum": 5}, "enum is 5: give a list of one value or more"),
+        ({"enum": []}, r"enum is \[\]: give a list"),
+        ({"enum": "abc"}, "enum is 'abc': give a list"),
+        ({"type": {"a": 1}}, "type is .*: give a name"),
+        ({"type": []}, r"type is \[\]: give a name"),
+        ({"type": ["string", {}]}, "give a name, or a list of names"),
+        ({"type": "string", "maxLength": 64.0}, "maxLength is 64.0: 0 to 1000, in whole numbers"),
+        ({"type": "array", "items": {"type": "null"}, "minItems": True}, "minItems is True: 0 to 8, in whole"),
     ],
 )
 def test_what_would_pass_over_a_wish_is_refused(schema, match):

@@ -291,6 +291,11 @@ def test_a_guesser_writes_what_its_model_would_whatever_it_was_asked_before(name
         assert guesser(text) == generate(model, text, 3, temperature=0.0)
 
 
+def test_a_beginning_that_all_share_may_be_longer_than_the_context():
+    model, prompts = gpt(), [[*range(V), 1, end] for end in (2, 3)]
+    assert generate_batch(model, prompts, 4) == [generate(model, prompts[b], 4, seed=b) for b in (0, 1)]
+
+
 def test_a_guesser_makes_room_before_there_is_none():
     torch.manual_seed(0)
     model = opinionated(GPT(Config(V, 600, d_model=16, n_layers=1, n_heads=2)))

@@ -82,7 +82,7 @@ def test_a_wrapped_layer_serves_cross_attention():
 
 
 def test_unknown_names_and_ranks():
-    with pytest.raises(ValueError, match=r"c_attn.*head, inner, out, outer, qkv"):
+    with pytest.raises(ValueError, match=r"c_attn.*: inner, out, outer, qkv"):
         wrap(GPT(config()), names=["c_attn"])
     with pytest.raises(ValueError, match="rank=0"):
         wrap(GPT(config()), rank=0)
@@ -235,3 +235,39 @@ def test_a_file_holds_one_scale_and_a_layer_shows_its_own(tmp_path):
     wrap(model, 4, 16, ["out"])
     with pytest.raises(ValueError, match="a file holds one"):
         save_lora(model, tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize("alpha", [6, 5])
+def test_what_peft_has_written_is_written_for_peft_again(alpha, tmp_path):
+    """Read, the three A's of queries, keys and values stand side by side: a higher rank than that of the others."""
+    peft = pytest.importorskip("peft")
+    model = small_llama()
+    settings = {"r": 3, "lora_alpha": alpha, "target_modules": ["q_proj", "k_proj", "v_proj", "o_proj"]}
+    theirs = peft.get_peft_model(llama(model), peft.LoraConfig(**settings, init_lora_weights=False)).eval()
+    theirs.save_pretrained(tmp_path / "one")
+    twin, plain = llama(model), copy.deepcopy(model)
+    load_lora(model, tmp_path / "one", "llama")
+    assert {layer.rank for _, layer in adapters(model)} == {3, 9}
+    save_lora(model, tmp_path / "two", "llama")
+    again = peft.PeftModel.from_pretrained(twin, tmp_path / "two")
+    torch.testing.assert_close(again(IDS).logits, theirs(IDS).logits, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(load_lora(plain, tmp_path / "two", "llama")(IDS), model(IDS), rtol=1e-4, atol=1e-4)
+
+
+def test_a_rank_of_0_is_refused(tmp_path):
+    save_lora(wrap(MODELS["gpt2"](), rank=2, names=["qkv"]), tmp_path)
+    written = json.loads((tmp_path / CONFIG).read_text())
+    (tmp_path / CONFIG).write_text(json.dumps(written | {"r": 0}))
+    refused(tmp_path, "holds no adapter that can be read")
+
+
+def test_a_weight_of_two_modules_is_not_corrected(tmp_path):
+    """Merged, the correction of the output layer would change the embedding."""
+    with pytest.raises(ValueError, match=r"weight of its own is called 'head'; those of this model: inner, out, outer"):
+        wrap(GPT(config()), names=["head"])
+    free = GPT(config(tied=False)).eval()
+    wrapped = shaken(wrap(free, names=["head"]))(IDS)
+    save_lora(free, tmp_path)
+    refused(tmp_path, r"head\.lora_A\.weight fits no layer")
+    torch.testing.assert_close(merge(free)(IDS), wrapped, rtol=0, atol=1e-5)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minilm import data, retrieval
-from minilm.questions import FILE, candidates, made, wanted, written
+from minilm.questions import FILE, KINDS, READ, candidates, made, wanted, written
 from minilm.retrieval import Passage
 
 TEXT = 'On 4 March 1921 the "Blue Bird" of Lady Mary Smith sank in the Rhine. It cost 1,200 pounds, one of 35% more.'
@@ -55,3 +55,10 @@ def test_made_questions_ask_for_what_is_there_and_do_not_say_it(seed, each):
 def test_the_seed_decides():
     passages = [Passage("Ship", TEXT)] * 20
     assert made(passages, seed=1) != made(passages, seed=2)
+
+
+def test_names_may_begin_with_any_capital_where_a_text_is_read():
+    text = "It was painted by Édouard Manet in Ålesund, and the rule has learnt of Paris."
+    names = lambda kinds: [text[span.start : span.end] for span in candidates(text, kinds)]
+    assert names(READ) == ["Édouard Manet", "Ålesund", "Paris"] and names(KINDS) == ["Manet", "Paris"]
+    assert candidates(TEXT, READ) == candidates(TEXT)

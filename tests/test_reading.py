@@ -17,7 +17,7 @@ from minilm.generate import generate_batch
 from minilm.gpt import GPT
 from minilm.heads import SpanHead
 from minilm.questions import Question
-from minilm.reading import SpanReader, ask, batch, look_up, prompt, row
+from minilm.reading import SpanReader, ask, batch, look_up, prompt, read, row
 from minilm.retrieval import Library, Passage
 from minilm.tokenizer import BPE
 from minilm.wordpiece import SPECIALS, WordPiece
@@ -98,7 +98,7 @@ def test_ask_is_greedy_and_knows_how_likely_its_answers_are():
     messages = ["who?", "hello there, who is it", "hello"]
     found = ask(model, units, messages, max_new_tokens=6, batch_size=2)
     prompts = [chat.encode(units, [{"role": "user", "content": text}]) for text in messages]
-    expected = generate_batch(model, prompts, 6, temperature=0, stop={units.specials[chat.END]})
+    expected = generate_batch(model, prompts, 6, temperature=0.0, stop={units.specials[chat.END]})
     assert [one.text for one in found] == [units.decode(ids) for ids in expected]
     for one, start, ids in zip(found, prompts, expected, strict=True):
         ids = ids if len(ids) == 6 else [*ids, units.specials[chat.END]]
@@ -108,3 +108,24 @@ def test_ask_is_greedy_and_knows_how_likely_its_answers_are():
 
 def test_the_prompt_holds_question_and_passage():
     assert prompt("Who?") == "Who?" and prompt("Who?", "A text.").startswith("A text.\n\n") and questions.FILE.exists()
+
+
+@pytest.mark.parametrize("end", [" The river by Bern is Zzz.", " and Zzz"])
+def test_a_long_passage_is_read_to_its_end(monkeypatch, end):
+    """What follows more words than a row holds is found, whether or not sentences can be told apart."""
+    monkeypatch.setattr(Library, "dense", lambda self, queries: np.zeros((len(queries), len(self.passages))))
+    filler = " ".join(["One two, three four." if "." in end else "one two"] * 150)
+    units = WordPiece([*SPECIALS, *LETTERS, *(f"##{letter}" for letter in LETTERS), "one", "two", "zzz"])
+    reader = SpanReader(Pointing(), units)
+    texts = [PASSAGE, Passage("Long", filler + end), Passage("Late", f"{filler}\n\n{end}")]
+    found = read(["who?"] * 3, texts, reader)
+    assert found[0] == reader(["who?"], [PASSAGE])[0], "a short one is read as it is"
+    for one in found[1:]:
+        assert one.text == "Zzz" and one.passage.text in filler + end
+        assert len(row(units, "who?", one.passage.text, 999).ids) <= 224, "all of it was read"
+    assert found[2].passage == Passage("Late", end.strip(), 2)
+
+
+def test_a_capital_may_have_an_accent():
+    [found] = SpanReader(Pointing(), UNITS)(["Who?"], [Passage("A", "It is by Édouard Élan.")])
+    assert found.text == "Édouard Élan"

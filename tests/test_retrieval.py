@@ -11,9 +11,22 @@ from hypothesis.extra.numpy import arrays
 from sklearn.metrics import label_ranking_average_precision_score
 from sklearn.metrics.pairwise import cosine_similarity
 
-from minilm import bert, data, retrieval
+from minilm import bert, data, metrics, retrieval
 from minilm.data import Document
-from minilm.retrieval import HOW, Library, Passage, fused, passages, pieces, ranks, sentences, vectors, words
+from minilm.retrieval import (
+    HOW,
+    Library,
+    Passage,
+    fused,
+    joined,
+    n_words,
+    passages,
+    pieces,
+    ranks,
+    sentences,
+    vectors,
+    words,
+)
 
 TEXTS = [
     "The red fox jumps over the fence, and a red hen runs.",
@@ -129,3 +142,43 @@ def test_vectors_are_computed_once(monkeypatch, tmp_path):
 def test_meaning_is_found_without_a_word_in_common():
     hits = {how: LIBRARY.search("chickens and their predators", k=1, how=how)[0].place for how in HOW}
     assert hits["dense"] == 1 and LIBRARY.bm25(["chickens and their predators"]).max() == 0
+
+
+CHINESE = "今天下雨。小明在家！“他有一只猫吗？”有，他说：“是的。”，真的。"
+
+
+def test_chinese_is_cut_into_sentences_and_joined_again():
+    found = sentences(CHINESE)
+    assert found == ["今天下雨。", "小明在家！", "“他有一只猫吗？”", "有，他说：“是的。”，真的。"]
+    assert joined(found) == CHINESE and sentences("真的？！好。") == ["真的？！", "好。"]
+    assert joined(["It rained.", "今天下雨。", "Yes."]) == "It rained. 今天下雨。Yes."
+
+
+@given(st.lists(st.sampled_from("他有一只猫。！？，”“ねこ"), max_size=60).map("".join), st.integers(1, 12))
+def test_pieces_of_chinese_lose_nothing_and_fit(paragraph, limit):
+    made = pieces(paragraph, limit)
+    assert "".join(made) == paragraph
+    count = lambda text: sum(c in "他有一只猫ねこ" for c in text)
+    assert all(count(piece) <= limit or len(sentences(piece)) == 1 for piece in made)
+
+
+def test_chinese_is_found_by_its_characters():
+    library = Library(
+        passages([Document("甲", "今天下雨。小明在家。他有一只猫。" * 30), Document("乙", "北京是中国的首都。")])
+    )
+    assert len(library.passages) > 4 and all(n_words(one.text) <= retrieval.WORDS for one in library.passages)
+    for how in ("bm25", "tfidf"):
+        for query, title in {"猫": "甲", "首都": "乙", "中国的首都是哪里": "乙"}.items():
+            hit = library.search(query, k=1, how=how)[0]
+            assert hit.passage.title == title and hit.score > 0
+
+
+@given(st.text("中文ねこヒ，。 ", max_size=20))
+def test_words_of_chinese_are_those_of_metrics(text):
+    assert words(text) == metrics.WORD.findall(text)
+    assert n_words(text) == len(words(text) or text.split()), "marks alone are no Chinese"
+
+
+@given(st.text("ab'-. ,é_9", max_size=40))
+def test_words_of_languages_with_blanks_stand_between_them(text):
+    assert n_words(text) == len(text.split()) and joined(sentences(text)) == " ".join(sentences(text))

@@ -75,3 +75,11 @@ def test_summarise_keeps_the_order_and_refuses():
         summarise(text, how="magic")
     with pytest.raises(ValueError, match="empty"):
         summarise("  ")
+
+
+def test_chinese_is_summarised_by_sentences():
+    text = "今天下雨。小明在家。他有一只猫。猫在睡觉。小明很高兴。"
+    assert summarise(text, most=9, how="first") == "今天下雨。小明在家。"
+    made = summarise(text, most=10, how="textrank")
+    assert 4 <= len(made.replace("。", "")) <= 10 and "猫" in made, "the sentences that share characters with others"
+    assert oracle(["今天下雨。", "他有一只猫。"], "一只猫", most=6) == [1]
