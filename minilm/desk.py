@@ -9,12 +9,16 @@ Not here: what is served (``minilm.serve``).
 import asyncio
 import json
 import logging
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import ExitStack, aclosing, asynccontextmanager, contextmanager
+from concurrent.futures import Future, InvalidStateError
+from contextlib import ExitStack, aclosing, asynccontextmanager, contextmanager, suppress
+from functools import partial
+from queue import SimpleQueue
 from typing import Any
 
-from anyio.to_thread import run_sync
-from starlette.concurrency import iterate_in_threadpool
+from anyio import CancelScope
+from anyio.lowlevel import checkpoint
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
@@ -25,14 +29,65 @@ QUEUE = 8
 """Requests that one model works on or lets wait."""
 
 FAULT = "a fault of the demo: the terminal says more"
+ENDED = "the demo has been ended: start it again, and ask again"
 log = logging.getLogger(__name__)
+
+
+class Worker:
+    """One thread, which does one piece of work at a time, and which the end of the program need not wait for.
+
+    It is always the same, since PyTorch starts helpers for each thread that calls it.
+    """
+
+    def __init__(self) -> None:
+        self.thread: threading.Thread | None = None
+        self.jobs: SimpleQueue[tuple[Future, Callable[[], Any]] | None] = SimpleQueue()
+        self.result: Future = Future()
+        self.stopped = False
+
+    async def do(self, work: Callable, *args: Any) -> Any:
+        """What ``work`` gives. Raises Problem where the worker is stopped before that."""
+        await checkpoint()  # who has gone asks for no more
+        if self.stopped:
+            raise Problem(503, ENDED)
+        if self.thread is None:
+            self.thread = threading.Thread(target=self.run, daemon=True)
+            self.thread.start()
+        self.result = Future()
+        self.jobs.put((self.result, partial(work, *args)))
+        with CancelScope(shield=True):  # one piece of work at a time, whoever goes meanwhile
+            return await asyncio.wrap_future(self.result)
+
+    def run(self) -> None:
+        """What the thread does."""
+        for result, work in iter(self.jobs.get, None):
+            with suppress(InvalidStateError):  # it came too late: `stop` has given a result
+                try:
+                    result.set_result(work())
+                except BaseException as error:
+                    result.set_exception(error)
+            del result, work  # they hold what a request held
+
+    def stop(self) -> None:
+        """Begin nothing more, and tell whoever waits, at once."""
+        self.stopped = True
+        if self.thread:
+            with suppress(InvalidStateError):
+                self.result.set_exception(Problem(503, ENDED))
+            self.jobs.put(None)
+
+    def ended(self, seconds: float = 0) -> bool:
+        """Whether the thread has come to its end, or does so within some seconds of a `stop`."""
+        if self.thread:
+            self.thread.join(seconds)
+        return self.thread is None or not self.thread.is_alive()
 
 
 class Desk:
     """Something that is loaded at first use and serves one request at a time."""
 
     def __init__(self, name: str, make: Callable[[], Any]):
-        self.name, self.make, self.lock = name, make, asyncio.Lock()
+        self.name, self.make, self.lock, self.worker = name, make, asyncio.Lock(), Worker()
         self.thing: Any = None
         self.state, self.inside = "not loaded", 0
 
@@ -52,7 +107,7 @@ class Desk:
         """What stands on the desk, for one request alone. Raises Problem where it cannot be loaded."""
         async with self.lock:
             if self.thing is None:
-                await run_sync(self.load)
+                await self.worker.do(self.load)
             yield self.thing
 
     def load(self) -> None:
@@ -83,8 +138,10 @@ class Lines(StreamingResponse):
         end: dict[str, Any] = {"done": True}
         async with desk.lock:
             try:
-                async for item in iterate_in_threadpool(items):
+                while item := await desk.worker.do(next, items, None):
                     yield json.dumps(item) + "\n"
+            except Problem as problem:
+                end = problem.said
             except Exception as error:  # the status has been sent, so it must be said here
                 log.error(FAULT, exc_info=error)
                 end = Problem(500, FAULT).said

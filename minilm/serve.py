@@ -11,9 +11,11 @@ models do (``minilm.tools``), and how one looks inside (``minilm.interpret``).
 Reference: the ASGI specification, https://asgi.readthedocs.io
 """
 
+import atexit
 import base64
 import hashlib
 import json
+import os
 import re
 import socket
 import sys
@@ -25,10 +27,9 @@ from typing import Any
 
 import torch
 import uvicorn
-from anyio.to_thread import run_sync
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -56,6 +57,7 @@ class Demo:
         self.models = {name: Desk(name, partial(models.load, name)) for name in names}
         self.library = Desk("search", partial(shelf, folder))
         self.translator = Desk("translate", tools.translator)
+        self.desks = [*self.models.values(), self.library, self.translator]
         which: Form = {"model": (choice(names), names[0])}
         self.forms: dict[str, Form] = {
             "chat": which | {"messages": (request.messages, ...)} | SAMPLING,
@@ -77,8 +79,7 @@ class Demo:
 
     async def state(self, _: Request) -> Response:
         """What is loaded, and how many requests are inside."""
-        desks = [*self.models.values(), self.library, self.translator]
-        state = {desk.name: {"state": desk.state, "inside": desk.inside} for desk in desks}
+        state = {desk.name: {"state": desk.state, "inside": desk.inside} for desk in self.desks}
         return said({"models": list(self.models), "state": state, "most_tokens": MOST_TOKENS})
 
     async def answer(self, asked: Request) -> Response:
@@ -95,7 +96,7 @@ class Demo:
 
     async def complete(self, form: dict[str, Any]) -> Response:
         """A stream: the tokens of the prompt, then each new one, as `completion` tells of them."""
-        return await self.stream(form, "prompt", lambda units, prompt: units.encode(prompt), completion)
+        return await self.stream(form, "prompt", beginning, completion)
 
     async def stream(self, form: dict[str, Any], field: str, encode: Callable, write: Callable) -> Response:
         """What ``write`` makes of a model, its tokenizer, the ids of a field, and how to sample."""
@@ -132,7 +133,18 @@ class Demo:
         """What ``work`` makes of a desk's thing, in one piece."""
         with desk.place():
             async with desk.turn() as thing:
-                return said(await run_sync(work, thing))
+                return said(await desk.worker.do(work, thing))
+
+    def stop(self) -> None:
+        """Do nothing more, and tell those who wait."""
+        for desk in self.desks:
+            desk.worker.stop()
+
+    def leave(self) -> None:
+        """After `stop`, end the program where work goes on: Python's own end aborts with a thread inside PyTorch."""
+        if not all(desk.worker.ended(0.2) for desk in self.desks):
+            sys.stdout.flush()
+            os._exit(0)
 
 
 def shelf(folder: Path | None) -> retrieval.Library:
@@ -140,6 +152,13 @@ def shelf(folder: Path | None) -> retrieval.Library:
     library = tools.library(folder)
     library.vectors  # noqa: B018
     return library
+
+
+def beginning(units: Tokenizer, prompt: str) -> list[int]:
+    """The ids of a prompt. Raises ValueError where it has none, since a model goes on from something."""
+    if not (ids := units.encode(prompt)):
+        raise ValueError("the tokenizer leaves nothing of this text: write a word that the model can go on from")
+    return ids
 
 
 def completion(model: LanguageModel, units: Tokenizer, ids: list[int], how: dict[str, Any]) -> Iterator[dict]:
@@ -172,10 +191,13 @@ async def body(asked: Request) -> bytes:
     if asked.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise Problem(415, "the request is not said to be JSON: send the header Content-Type: application/json")
     content = bytearray()
-    async for chunk in asked.stream():
-        content += chunk
-        if len(content) > MOST_BYTES:
-            raise Problem(413, f"a request holds at most {MOST_BYTES:,} bytes: send a shorter text")
+    try:
+        async for chunk in asked.stream():
+            content += chunk
+            if len(content) > MOST_BYTES:
+                raise Problem(413, f"a request holds at most {MOST_BYTES:,} bytes: send a shorter text")
+    except ClientDisconnect as error:  # nobody hears it, and the terminal need not either
+        raise Problem(400, "the request broke off: send it again") from error
     return bytes(content)
 
 
@@ -248,8 +270,21 @@ HEADERS = [
 ]
 
 
+class Server(uvicorn.Server):
+    """A server that tells whoever waits for the demo before it waits for requests to end."""
+
+    def __init__(self, config: uvicorn.Config, demo: Demo):
+        super().__init__(config)
+        self.demo = demo
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self.demo.stop()
+        atexit.register(self.demo.leave)
+        await super().shutdown(sockets)
+
+
 def run(names: Sequence[str], port: int = 8000, host: str = HOSTS[0], folder: Path | None = None) -> str:
-    """Serve until Ctrl-C; the address that it was.
+    """Serve until Ctrl-C; the address that it was. A training that is broken off goes on when it is next asked for.
 
     Raises ValueError for an address that others could reach or a model that there is not, OSError for a port in use.
     """
@@ -268,6 +303,6 @@ def run(names: Sequence[str], port: int = 8000, host: str = HOSTS[0], folder: Pa
         address = f"http://{shown}:{listener.getsockname()[1]}"
         print(f"open {address} in a browser; Ctrl-C ends it", file=sys.stderr, flush=True)
         how = {"log_level": "warning", "lifespan": "off", "ws": "none", "server_header": False}
-        config = uvicorn.Config(Demo(names, folder).app(), timeout_graceful_shutdown=2, **how)
-        uvicorn.Server(config).run(sockets=[listener])
+        demo = Demo(names, folder)
+        Server(uvicorn.Config(demo.app(), timeout_graceful_shutdown=2, **how), demo).run(sockets=[listener])
     return address

@@ -174,6 +174,8 @@ def test_a_source_follows_its_row():
     nn.init.normal_(here.embedding.weight, std=3.0)
     together = generate_batch(here.given(SOURCES), [[PAD]] * 3, 12, temperature=0.0, stop={END, 20})
     alone = [generate(here.given(one), [PAD], 12, temperature=0.0, stop={END, 20}) for one in SOURCES]
+    begun = generate_batch(here.given(SOURCES), [[PAD, 5]] * 3, 12, temperature=0.0)  # alike, of unlike sources
+    assert begun == [generate(here.given(one), [PAD, 5], 12, temperature=0.0) for one in SOURCES]
     assert together == alone and len(set(map(len, alone))) > 1
     cache = here.given(SOURCES).new_cache(3, 4)
     cache.reorder(torch.tensor([2, 0]))
