@@ -15,7 +15,7 @@ rows = st.lists(st.lists(ids, max_size=8), min_size=1, max_size=6)
 @given(st.lists(ids, min_size=2, max_size=60), st.integers(1, 12))
 def test_every_id_but_the_first_is_a_target_once(stream, context):
     if len(stream) <= context:
-        with pytest.raises(ValueError, match=f"at least {context + 1}"):
+        with pytest.raises(ValueError, match=f"needs {context + 1} or more"):
             windows(torch.tensor(stream), context)
         return
     cut = windows(torch.tensor(stream), context)
@@ -113,7 +113,7 @@ def test_steps_and_seeds_differ():
 def test_sample_refuses_what_cannot_be_drawn():
     with pytest.raises(ValueError, match="batch_size is 0"):
         sample(torch.arange(9), 3, 0)
-    with pytest.raises(ValueError, match="at least 10"):
+    with pytest.raises(ValueError, match="needs 10 or more"):
         sample(torch.arange(9), 9, 1)
 
 

@@ -149,6 +149,18 @@ STRAY = """() => [...document.querySelectorAll("span.math")].map((one) => [one, 
   .slice(0, 3).map(([one]) => one.parentElement.textContent.slice(0, 80))"""
 
 
+# A number, such as 95 % or 2.2e-16, begins on one line and ends on the next.
+CUT = """() => {
+  const found = [], texts = document.createTreeWalker(document.querySelector("main"), NodeFilter.SHOW_TEXT);
+  for (let text; text = texts.nextNode();) {
+    if (text.parentElement.closest("pre, code, script, svg") || !text.parentElement.checkVisibility()) continue;
+    for (const number of text.data.matchAll(/[0-9][0-9.,]*( %|e[-+][0-9]+)/g)) {
+      const box = new Range(), start = number.index;
+      box.setStart(text, start); box.setEnd(text, start + number[0].length);
+      if (box.getClientRects().length > 1) found.push(text.data.slice(0, 80)); } }
+  return found.slice(0, 3); }"""
+
+
 # Ten thousand coloured bits of code take minutes to judge; one of each kind, in code and in output, tells as much.
 ONE_OF_EACH_COLOUR = """() => { const seen = new Set(); document.querySelectorAll("pre span").forEach((one) => {
   const kind = one.className + Boolean(one.closest(".output"));
@@ -189,6 +201,7 @@ def test_page_in_a_browser(visit, address: str) -> None:
         assert tab.evaluate("document.documentElement.scrollWidth") <= width, wide
         assert wide == [], f"cut off at {width} px"
         assert tab.evaluate(STRAY) == [], f"at {width} px"
+        assert tab.evaluate(CUT) == [], f"at {width} px"
     assert visit.complaints == []
 
 

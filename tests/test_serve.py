@@ -418,10 +418,6 @@ class Endless:
         time.sleep(0.1)
         return torch.nn.functional.one_hot(ids, 300).float()
 
-class Deaf:
-    def __del__(self):  # swallows what is raised in it
-        time.sleep(0.5)
-
 class Bytes:
     def encode(self, text): return list(text.encode())
     def token_bytes(self, id): return b"?"
@@ -431,7 +427,6 @@ def load(name):
     while name == "training":
         for _ in range(20):
             (torch.randn(300, 300) @ weight).sum().backward()
-        Deaf()
     return Endless(), Bytes()
 
 models.check, models.load = len, load

@@ -3,6 +3,7 @@
 Nothing here knows what the book says; ``book_pages`` does.
 """
 
+import re
 from importlib.metadata import distribution
 from pathlib import Path
 
@@ -18,6 +19,12 @@ FRONT_DOOR = """<!DOCTYPE html>
 <body><main><h1>{title}</h1><p><a href="{page}">Open the book</a></p></main></body></html>
 """
 
+NUMBER = re.compile(r"(\d[\d.,]*(?: %|e[-+]\d+))")
+"""What a line must not end in the middle of: 95 %, 2.2e-16."""
+
+APART = (nodes.literal, nodes.math, nodes.raw, nodes.FixedTextElement, nodes.inline)
+"""Where a text stays as it is."""
+
 
 def repair(app: Sphinx, config: Config) -> None:
     """sphinx-exercise hides every html handler from the single-page builders; Thebe's script is declared twice."""
@@ -30,7 +37,7 @@ def repair(app: Sphinx, config: Config) -> None:
 
 
 def keep_together(app: Sphinx, doctree: nodes.document, name: str) -> None:
-    """A formula and the full stop after it go into a span: a browser would break the line between them."""
+    """A formula with the full stop after it, and each number, go into a span: a browser would break the line there."""
     for formula in list(doctree.findall(nodes.math)):
         after = formula.next_node(descend=False, siblings=True)
         if isinstance(after, nodes.Text) and after.startswith(tuple(".,;:?)’”")):
@@ -38,6 +45,12 @@ def keep_together(app: Sphinx, doctree: nodes.document, name: str) -> None:
             both = nodes.inline(classes=["together"])
             formula.replace_self(both)
             both += [formula, nodes.Text(after[0])]
+    for text in list(doctree.findall(nodes.Text)):
+        if NUMBER.search(text) and not isinstance(text.parent, APART):
+            text.parent.replace(text, [
+                nodes.inline("", part, classes=["together"]) if NUMBER.fullmatch(part) else nodes.Text(part)
+                for part in NUMBER.split(text) if part
+            ])  # fmt: skip
 
 
 def always_the_cover(app: Sphinx, *_: object) -> list[str]:
