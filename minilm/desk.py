@@ -76,7 +76,7 @@ class Worker:
                 self.result.set_exception(Problem(503, ENDED))
             self.jobs.put(None)
 
-    def ended(self, seconds: float = 0) -> bool:
+    def ended(self, seconds: float) -> bool:
         """Whether the thread has come to its end, or does so within some seconds of a `stop`."""
         if self.thread:
             self.thread.join(seconds)

@@ -51,7 +51,7 @@ SENTENCE = regex.compile(
 """The gap between two sentences: after a full stop that ends no initial and no title, before a capital or a digit;
 after a full stop of Chinese or Japanese anywhere, since no blank follows it."""
 
-PART = regex.compile(rf"(?P<single>[{SINGLE}])|[^{SINGLE}]+")
+PART = regex.compile(rf"[{SINGLE}]|[^{SINGLE}]+")
 """A Chinese or Japanese character, or what stands between such."""
 
 
@@ -117,9 +117,9 @@ def apart(text: str, runs: list[str]) -> list[str]:
     >>> apart("有猫。", ["有猫。"]), apart("Beijing (北京) is large", ["北京"])
     (['有', '猫'], ['北京'])
     """
-    if 5 * sum(match["single"] is not None for match in PART.finditer(text)) <= sum(map(str.isalnum, text)):
+    if 5 * len(regex.findall(rf"[{SINGLE}]", text)) <= sum(map(str.isalnum, text)):
         return runs
-    return [part[0] for run in runs for part in PART.finditer(run) if any(map(str.isalnum, part[0]))]
+    return [part for run in runs for part in PART.findall(run) if any(map(str.isalnum, part))]
 
 
 def passages(documents: Iterable[Document], most: int | None = None, words: int = WORDS) -> list[Passage]:
